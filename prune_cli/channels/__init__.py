@@ -1,0 +1,6 @@
+"""Which channels belong together: `trace` a network, then ask its groups, units and costs."""
+
+from prune_cli.channels.network import METRICS, Axis, Group, Layer, Metric, Network
+from prune_cli.channels.trace import trace
+
+__all__ = ["METRICS", "Axis", "Group", "Layer", "Metric", "Network", "trace"]

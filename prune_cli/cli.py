@@ -1,0 +1,202 @@
+"""`prune-run`: Hydra lives here and only here. Configs are checked as a whole before anything is built or made."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import CompactHydraException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from prune_cli.errors import PruneError, require
+from prune_cli.pipeline import Experiment
+from prune_cli.trust import build, check_engine, check_targets, is_ours
+
+
+def conf_dir() -> str:
+    """The folder of configs: in a wheel beside this file, in a checkout at its top."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "conf", here.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return str(folder)
+    raise RuntimeError("the conf/ folder is missing from this installation")
+
+
+def main() -> None:
+    """The console script."""
+    # OpenMP threads that spin while they wait make two threads slower than one on a shared machine; torch reads
+    # this when it is imported, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    OmegaConf.register_new_resolver("unless", _unless, replace=True)
+    arguments = get_args_parser().parse_args()
+    asks = arguments.help or arguments.hydra_help or arguments.info or arguments.cfg
+    if not asks and not arguments.shell_completion:
+        try:
+            preflight(arguments)
+        except PruneError as error:
+            if os.environ.get("HYDRA_FULL_ERROR"):
+                raise
+            sys.exit(f"prune-run: {error}")
+        except HydraException:
+            pass  # composing fails again below, where Hydra explains its own errors
+    try:
+        _job()
+    except KeyboardInterrupt:
+        print("prune-run: interrupted; a dense network already stored is kept and found again", file=sys.stderr)
+        sys.exit(130)
+
+
+@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
+def _job(config: DictConfig) -> None:
+    try:
+        _run(config, list(HydraConfig.get().overrides.task))
+    except PruneError as error:
+        raise CompactHydraException(f"prune-run: {error}") from error
+    except OSError as error:
+        raise CompactHydraException(f"prune-run: {error}") from error
+
+
+def _run(config: DictConfig, overrides: Sequence[str]) -> None:
+    settings = HydraConfig.get()
+    experiment = experiment_of(config, overrides, settings.runtime.choices)
+
+    from prune_cli.pipeline import run  # PyTorch comes in here
+    from prune_cli.table import render
+
+    out = Path(settings.runtime.output_dir)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    record = run(experiment, out, {str(key): value for key, value in plain.items()})
+    print(render(record))
+    print(f"results: {out}")
+
+
+def _unless(given: object, value: object) -> object:
+    """Resolver `${unless:given,value}`: 0 if something is given, else the value."""
+    return 0 if given else value
+
+
+def preflight(arguments: Any) -> None:
+    """Compose and build every job once, without running it: mistakes cost a second, not a night.
+
+    Raises:
+        PruneError: the first mistake found.
+        HydraException: composing itself failed.
+    """
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        if arguments.config_dir:
+            folder = Path(arguments.config_dir).resolve()
+            loader.get_search_path().append("command-line", f"file://{folder}")
+        for overrides in _jobs(arguments, loader):
+            _check_job(arguments.config_name or "config", overrides)
+
+
+def _jobs(arguments: Any, loader: Any) -> list[list[str]]:
+    """The overrides of every job of the command: one, or those of a sweep."""
+    if not arguments.multirun:
+        return [arguments.overrides]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides=arguments.overrides)
+    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [list(job) for batch in batches for job in batch]
+
+
+def _check_job(name: str, overrides: list[str]) -> None:
+    try:
+        config = compose(name, overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        choices = config.hydra.runtime.choices
+        for group, choice in choices.items():
+            inside = not os.path.isabs(str(choice)) and ".." not in str(choice).split("/")
+            require(inside, f"{group}={choice} leaves the folder of configs")
+        check_engine(OmegaConf.to_container(config.hydra, resolve=False))
+        _check_folder(config, overrides)
+        experiment_of(config, overrides, choices)
+    except OmegaConfBaseException as error:
+        raise PruneError(str(error).splitlines()[0]) from error
+
+
+def _check_folder(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Only the command line may put a run outside of the outputs folder."""
+    for key in ("hydra.run.dir", "hydra.sweep.dir"):
+        if not any(override.lstrip("+").startswith(f"{key}=") for override in overrides):
+            folder, root = Path(str(OmegaConf.select(config, key))).resolve(), Path(str(config.outputs)).resolve()
+            require(folder.is_relative_to(root), f"{key}={folder} lies outside of outputs={root}")
+
+
+def experiment_of(config: DictConfig, overrides: Sequence[str], choices: Any) -> Experiment:
+    """The typed experiment that a composed config describes.
+
+    Raises:
+        PruneError: a class that is not trusted, an unknown option, a value out of range, a missing file.
+    """
+    try:
+        own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise PruneError(str(error).splitlines()[0]) from error
+    assert isinstance(plain, dict)
+    tree: dict[str, Any] = {str(key): value for key, value in plain.items() if key != "trust"}
+    trusted = _trusted(overrides)
+    given = plain.get("trust") or []
+    require(sorted(given) == sorted(trusted), "trust is heeded on the command line only: trust=[package]")
+    check_targets(tree, trusted)
+    _adopt_custom_model(tree, overrides)
+    tree["names"] = {
+        "dataset": str(tree["dataset"].get("name")),
+        "model": str(tree["model"].get("name") or tree["model"].get("target") or choices["model"]),
+        "pruner": str(choices["pruner"]),
+    }
+    experiment = build({"_target_": "prune_cli.pipeline.Experiment", **tree})
+    assert isinstance(experiment, Experiment)
+    return experiment
+
+
+def _trusted(overrides: Sequence[str]) -> list[str]:
+    parsed = OverridesParser.create().parse_overrides(overrides=list(overrides))
+    values = [override.value() for override in parsed if override.key_or_group == "trust"]
+    packages = [str(p) for value in values for p in (value if isinstance(value, list) else [value])]
+    for package in packages:
+        require(package.isidentifier(), f"trust=[{package}] must name top-level packages")
+    return packages
+
+
+def _adopt_custom_model(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """`model._target_=package.Class`: what else was said about the model goes to the class's constructor.
+
+    A class named on the command line gets what the command line says; the rest of the group's file was written
+    for another class.
+    """
+    node = tree["model"]
+    if is_ours(node.get("_target_")):
+        return
+    from prune_cli.models import source_of
+
+    target = node.pop("_target_")
+    checkpoint = node.pop("checkpoint", None)
+    keys = [override.lstrip("+").split("=")[0] for override in overrides]
+    said = {key.removeprefix("model.").split(".")[0] for key in keys if key.startswith("model.")}
+    arguments = {k: v for k, v in node.items() if k in said} if "_target_" in said else node
+    sys.path.insert(0, os.getcwd())  # where the user's module lies, as with `python -m`
+    tree["model"] = {
+        "_target_": "prune_cli.models.Custom",
+        "target": target,
+        "arguments": arguments,
+        "checkpoint": checkpoint,
+        "source": source_of(target),
+    }
+
+
+if __name__ == "__main__":
+    main()

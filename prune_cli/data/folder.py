@@ -1,0 +1,121 @@
+"""Trees of image files: `train/<class>/*` with `test/<class>/*` or `val/<class>/*` beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load
+from torch import Tensor
+from tqdm import tqdm
+
+from prune_cli.data.images import FileImages, Look, MemoryImages, open_image
+from prune_cli.errors import require
+from prune_cli.files import read_sealed, seal, to_json, to_safetensors
+
+log = logging.getLogger(__name__)
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+Listing = tuple[tuple[Path, ...], tuple[int, ...]]  # files and their labels
+
+
+def list_splits(root: Path) -> tuple[dict[str, Listing], tuple[str, ...]]:
+    """The splits that a tree has, by name, and the classes (the sub-folders of `train`, sorted).
+
+    Raises:
+        PruneError: no `train`, neither `test` nor `val`, an empty class, or one that training has not.
+    """
+    require(root.is_dir(), f"dataset.root={root} is not a folder")
+    present = [name for name in ("train", "val", "test") if (root / name).is_dir()]
+    require("train" in present and len(present) > 1, f"{root} must hold train/ and test/ (or val/), with a folder per class")
+    classes = _classes(root / "train")
+    require(len(classes) > 1, f"{root / 'train'} must hold at least two folders, one per class: found {len(classes)}")
+    splits = {}
+    for name in present:
+        extra = [c for c in _classes(root / name) if c not in classes]
+        require(not extra, f"{root / name} has classes that {root / 'train'} has not: {', '.join(extra)}")
+        splits[name] = _listing(root / name, classes)
+        require(splits[name][0], f"{root / name} holds no images ({', '.join(sorted(SUFFIXES))})")
+    missing = sorted(set(range(len(classes))) - set(splits["train"][1]))
+    require(not missing, f"{root / 'train' / classes[missing[0]] if missing else ''} holds no images")
+    return splits, classes
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")))
+
+
+def _listing(folder: Path, classes: tuple[str, ...]) -> Listing:
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        if (folder / name).is_dir():
+            found = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in SUFFIXES)
+            files += found
+            labels += [label] * len(found)
+    return tuple(files), tuple(labels)
+
+
+def fingerprint(root: Path, splits: dict[str, Listing]) -> str:
+    """sha256 of names, sizes and times: changes when any file does, costs one `stat` each."""
+    digest = hashlib.sha256()
+    for files, _ in splits.values():
+        for file in files:
+            status = file.stat()
+            digest.update(f"{file.relative_to(root)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def in_memory(listing: Listing, size: int, look: Look, entry: Path) -> MemoryImages:
+    """All images of a split as one tensor, decoded once and kept in the sealed folder `entry`.
+
+    Raises:
+        PruneError: an image does not decode, or the stored tensor is damaged.
+    """
+    files, labels = listing
+    if (entry / "complete.json").exists():
+        pixels = load(read_sealed(entry, "images.safetensors"))["pixels"]
+    else:
+        log.info("decoding %d images into %s", len(files), entry)
+        pixels = _decode(files, size)
+        note = to_json({"images": len(files), "size": size})
+        seal(entry, {"images.safetensors": to_safetensors({"pixels": pixels}), "complete.json": note})
+    return MemoryImages(pixels, torch.tensor(labels), look)
+
+
+def _decode(files: tuple[Path, ...], size: int) -> Tensor:
+    pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
+
+    def decode(position: int) -> None:
+        pixels[position] = np.asarray(_fit(open_image(files[position]), size))
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # PIL releases the interpreter while it decodes
+        jobs = pool.map(decode, range(len(files)))
+        for _ in tqdm(jobs, "decoding", len(files), unit="img", leave=False, disable=None):
+            pass
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def _fit(image: object, size: int) -> object:
+    """Centre square, then the size asked for; images that have it already stay as they are."""
+    from PIL import ImageOps
+
+    return image if image.size == (size, size) else ImageOps.fit(image, (size, size))  # type: ignore[attr-defined, arg-type]
+
+
+def from_files(listing: Listing, size: int, look: Look, workers: int) -> FileImages:
+    return FileImages(*listing, look, size, workers)
+
+
+def image_size(file: Path) -> int:
+    """The shorter side of an image, in pixels."""
+    return min(open_image(file).size)
+
+
+def entry_name(key: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]

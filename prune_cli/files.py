@@ -1,0 +1,101 @@
+"""Files that are whole or absent, and whose every flipped bit is noticed.
+
+A file is written under a temporary name, synced and renamed. A folder is *sealed* by `SHA256SUMS`, which
+`sha256sum -c` understands too; reading from a sealed folder verifies first, because neither `torch.load`
+nor safetensors notices changed tensor data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune_cli.errors import PruneError, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUMS = "SHA256SUMS"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def slug(text: str) -> str:
+    """A name that is safe as one component of a path, whatever the text holds."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:60] or "unnamed"
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` at once: readers see the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise PruneError(f"cannot write {path} ({len(data)} bytes): {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut (where the platform can)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def to_json(value: Any) -> bytes:
+    """Strict JSON (no NaN), stable order of keys as given, ends with a newline."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def seal(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write the files and their sums; the last of `contents` appears last and so marks the folder as complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    *first, (last, final) = contents.items()
+    (folder / last).unlink(missing_ok=True)
+    for name, data in first:
+        write_bytes(folder / name, data)
+    sums = "".join(f"{sha256(data)}  {name}\n" for name, data in contents.items())
+    write_bytes(folder / SUMS, sums.encode())
+    write_bytes(folder / last, final)
+
+
+def read_sealed(folder: Path, name: str) -> bytes:
+    """The bytes of one file of a sealed folder, verified.
+
+    Raises:
+        PruneError: the file or its sum is missing, or the contents are not those that were written.
+    """
+    try:
+        sums = (folder / SUMS).read_text()
+        data = (folder / name).read_bytes()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PruneError(f"{folder / name} cannot be read: {error}") from error
+    recorded = dict(reversed(line.split("  ", 1)) for line in sums.splitlines() if "  " in line)
+    require(
+        recorded.get(name) == sha256(data),
+        f"{folder / name} is damaged: its sha256 is not the one recorded in {SUMS}; "
+        f"remove {folder} to make it again, or restore it",
+    )
+    return data

@@ -1,0 +1,193 @@
+"""The story of one run: load, check, train or reuse, decide, cut, fine-tune, measure, write."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prune_cli.benchmark import Hardware
+from prune_cli.budget import Budget
+from prune_cli.compute import Compute
+from prune_cli.data import Dataset
+from prune_cli.errors import require_range
+from prune_cli.files import seal, sha256, slug, to_json, to_safetensors
+from prune_cli.models import Model
+from prune_cli.pruners import Pruner
+from prune_cli.record import Accuracy, Base, Fit, Measure, Record
+from prune_cli.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prune_cli.compute import Place
+    from prune_cli.data.splits import Data
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+STAGES = ("train", "prune", "finetune", "benchmark")
+PACKAGES = ("prune-cli", "torch", "torchvision", "numpy", "scikit-learn", "fvcore", "hydra-core")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The whole configuration of a run. Ranges are checked as it is built; PyTorch is not needed for that."""
+
+    dataset: Dataset
+    model: Model
+    pruner: Pruner
+    budget: Budget
+    train: Recipe
+    finetune: Recipe
+    hardware: Hardware
+    compute: Compute
+    names: Mapping[str, str]  # dataset, model, pruner, as chosen on the command line
+    seed: int = 0
+    outputs: str = "outputs"  # holds the store of dense networks and decoded images
+
+    def __post_init__(self) -> None:
+        require_range("seed", self.seed, 0, 2**31, whole=True)
+        self.dataset.check()
+        self.model.check()
+
+
+def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
+    """Carry out an experiment and write its record into `out`.
+
+    Raises:
+        PruneError: something that the user can mend; before any training if it can be known then.
+    """
+    from prune_cli.artefact import architecture
+    from prune_cli.benchmark import measure
+    from prune_cli.channels import trace
+    from prune_cli.surgery import apply
+    from prune_cli.training.fit import evaluate, fit
+
+    e, clock = experiment, _Clock()
+    place = e.compute.resolve()
+    data = e.dataset.load(Path(e.outputs) / "cache")
+    _seed(e.seed, "train")
+    dense = e.model.pretrained(len(data.classes))
+    e.pruner.check(trace(dense, data.shape), e.budget)
+
+    base = clock.time("train", lambda: _base(e, data, dense, place))
+    dense.cpu().eval()
+    _seed(e.seed, "prune")
+    network = trace(copy.deepcopy(dense), data.shape)
+    plan = clock.time("prune", lambda: e.pruner.plan(network, data, e.budget, place, e.seed))
+    small = apply(network.model.cpu(), plan, data.shape)
+    log.info("pruned: %d edits, %.1f s", len(plan.edits), clock.seconds["prune"])
+
+    cut = copy.deepcopy(small)
+    _seed(e.seed, "finetune")
+    tuned = clock.time("finetune", lambda: fit(small, data, e.finetune, place, e.seed + 1, title="fine-tuning", teacher=dense))
+    stages = {"dense": dense, "cut": cut, "finetuned": small}
+    accuracy = {n: Accuracy(evaluate(m, data.val, place), evaluate(m, data.test, place)) for n, m in stages.items()}
+    dense, small = dense.cpu().eval(), small.cpu().eval()
+
+    log.info("measuring latency on %s", e.hardware.name)
+    measures = clock.time("benchmark", lambda: measure({"dense": dense, "pruned": small}, data.shape, e.hardware))
+    record = Record(
+        summary=_summary(e, base, accuracy, measures, clock),
+        config=dict(config),
+        command=sys.argv,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        host=_host(),
+        compute=place.describe(),
+        hardware={e.hardware.name: e.hardware.describe()},
+        base=base,
+        plan=plan.to_json(),
+        accuracy=accuracy,
+        measures=measures,
+        finetune=tuned,
+        seconds=clock.seconds,
+    )
+    seal(out, {
+        "model.safetensors": to_safetensors(small.state_dict()),
+        "architecture.json": to_json(architecture(e.model, data.classes, data.shape, plan)),
+        "plan.json": to_json(plan.to_json()),
+        "result.json": to_json(record.to_json()),  # last: where it is, the run is complete
+    })  # fmt: skip
+    return record
+
+
+def _base(e: Experiment, data: Data, dense: nn.Module, place: Place) -> Base:
+    """Train the dense network, take it from the store, or leave the checkpoint as it is."""
+    from prune_cli.bases import get_or_train
+    from prune_cli.training.fit import fit
+
+    checkpoint = None if e.model.checkpoint is None else Path(e.model.checkpoint).expanduser()
+    digest = "" if checkpoint is None else sha256(checkpoint.read_bytes())
+    if e.train.epochs == 0 and checkpoint is not None:
+        log.info("dense network: %s, not trained again", checkpoint)
+        return Base("checkpoint", str(checkpoint), digest[:12], None)
+    parts = {
+        "data": data.fingerprint,
+        "augmentation": [e.dataset.crop, e.dataset.flip, list(e.dataset.mean), list(e.dataset.std)],
+        "model": replace(e.model, checkpoint=None),
+        "checkpoint": digest,
+        "recipe": e.train,
+        "seed": e.seed,
+        "precision": str(place.dtype),
+    }
+
+    def train() -> Fit:
+        return fit(dense, data, e.train, place, e.seed, title="training")
+
+    name = slug(f"{e.names['model']}-{e.names['dataset']}-seed{e.seed}")
+    return get_or_train(Path(e.outputs) / "bases", name, parts, dense, train)
+
+
+def _summary(
+    e: Experiment, base: Base, accuracy: Mapping[str, Accuracy], measures: Mapping[str, Measure], clock: _Clock
+) -> dict[str, Any]:
+    """The row of every table: flat, and a public contract (docs/results.md)."""
+    dense, pruned = measures["dense"], measures["pruned"]
+    row: dict[str, Any] = {**e.names, "seed": e.seed}
+    row |= {"budget_metric": e.budget.metric, "budget_keep": e.budget.keep}
+    for split in ("val", "test"):
+        row |= {f"{split}_accuracy_{stage}": getattr(accuracy[stage], split) for stage in accuracy}
+    for cost in ("params", "macs", "file_bytes"):
+        row |= {f"{cost}_dense": getattr(dense, cost), f"{cost}_pruned": getattr(pruned, cost)}
+    row |= {"macs_ratio": pruned.macs / dense.macs, "params_ratio": pruned.params / dense.params}
+    for target, rows in pruned.latency.items():
+        row |= {f"latency_ratio/{target}/b{latency.batch}": latency.ratio for latency in rows}
+    return {**row, "base_reused": base.source != "trained", **{f"seconds_{s}": clock.seconds[s] for s in STAGES}}
+
+
+class _Clock:
+    """Wall seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def time(self, stage: str, work: Callable[[], Result]) -> Result:
+        start = time.perf_counter()
+        result = work()
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+        return result
+
+
+def _seed(seed: int, stage: str) -> None:
+    """Each stage draws from its own stream: a reused dense network must not change what follows."""
+    import torch
+
+    torch.manual_seed(int(sha256(f"{seed} {stage}".encode())[:15], 16))
+
+
+def _host() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {"cpu": names[0] if names else platform.processor(), "cores": len(names), "system": platform.platform()}
+
+

@@ -1,0 +1,1 @@
+"""One loop for training, pruning-time training and fine-tuning."""
