@@ -53,7 +53,9 @@ def load(run_dir: str | Path, trust: Sequence[str] = ()) -> nn.Module:
     try:
         small.load_state_dict(weights)
     except RuntimeError as error:
-        raise PruneError(f"{folder}: the weights do not fit the architecture: {str(error).splitlines()[-1].strip()}") from error
+        raise PruneError(
+            f"{folder}: the weights do not fit the architecture: {str(error).splitlines()[-1].strip()}"
+        ) from error
     return small.eval()
 
 
@@ -63,5 +65,7 @@ def _model(spec: dict[str, Any], trust: Sequence[str]) -> models.Model:
     require(kind, f"architecture.json names an unknown kind of network: {spec.get('kind')!r}")
     if kind is models.Custom:
         package = str(fields.get("target", "")).split(".")[0]
-        require(package in trust, f"this run uses {fields.get('target')}: load it with trust=({package!r},) if you trust it")
+        require(
+            package in trust, f"this run uses {fields.get('target')}: load it with trust=({package!r},) if you trust it"
+        )
     return kind(**fields)  # type: ignore[misc]

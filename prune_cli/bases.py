@@ -55,7 +55,12 @@ def get_or_train(store: Path, name: str, parts: Mapping[str, Any], model: nn.Mod
     with FileLock(store / f".{entry.name}.lock"):
         if entry.exists():
             fit = _read(entry, model)
-            log.info("dense network reused: %s (trained for %d epochs, val %.2f%%)", entry, fit.epochs, 100 * fit.val_accuracy)
+            log.info(
+                "dense network reused: %s (trained for %d epochs, val %.2f%%)",
+                entry,
+                fit.epochs,
+                100 * fit.val_accuracy,
+            )
             return Base("store", str(entry), short, fit)
         fit = train()
         _write(entry, model, fit, text)
@@ -70,7 +75,9 @@ def _read(entry: Path, model: nn.Module) -> Fit:
         curve = tuple(Epoch(**epoch) for epoch in note["fit"].pop("curve"))
         return Fit(**note["fit"], curve=curve)
     except (RuntimeError, KeyError, TypeError) as error:
-        raise PruneError(f"{entry} is of another version of this program ({type(error).__name__}): remove it to train it again") from error
+        raise PruneError(
+            f"{entry} is of another version of this program ({type(error).__name__}): remove it to train it again"
+        ) from error
 
 
 def _write(entry: Path, model: nn.Module, fit: Fit, text: str) -> None:

@@ -64,7 +64,9 @@ def measure(networks: Mapping[str, nn.Module], shape: tuple[int, ...], hardware:
     ready = {name: _prepare(model, hardware) for name, model in networks.items()}
     inputs = {batch: _example(batch, shape, hardware) for batch in hardware.batches}
     with _threads(hardware.threads), torch.inference_mode():
-        latency = {batch: _race({n: _caller(m, x) for n, m in ready.items()}, batch, hardware) for batch, x in inputs.items()}
+        latency = {
+            batch: _race({n: _caller(m, x) for n, m in ready.items()}, batch, hardware) for batch, x in inputs.items()
+        }
         memory = {n: {f"b{b}": _peak_memory_mb(m, x) for b, x in inputs.items()} for n, m in ready.items()}
     return {
         name: Measure(
@@ -97,7 +99,7 @@ def _prepare(model: nn.Module, hardware: Hardware) -> nn.Module:
 
     layout = torch.channels_last if hardware.layout == "channels_last" else torch.contiguous_format
     ready = copy.deepcopy(model).cpu().eval().to(dtype=getattr(torch, hardware.dtype))
-    return ready.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+    return ready.to(memory_format=layout)
 
 
 def _example(batch: int, shape: tuple[int, ...], hardware: Hardware) -> torch.Tensor:
@@ -139,9 +141,9 @@ def _seconds(call: Callable[[], object], repeats: int) -> float:
 def _summary(times: Array, dense: Array, batch: int) -> Latency:
     ratios = times / dense
     low, high = _interval_of_median(ratios)
-    p10, median, p90 = np.percentile(times, [10, 50, 90])
-    numbers = [round(float(v), 4) for v in (median, p10, p90)]
-    return Latency(batch, *numbers, len(times), *(round(float(v), 4) for v in (np.median(ratios), low, high)))
+    p10, median, p90 = (round(float(v), 4) for v in np.percentile(times, [10, 50, 90]))
+    ratio = round(float(np.median(ratios)), 4)
+    return Latency(batch, median, p10, p90, len(times), ratio, round(low, 4), round(high, 4))
 
 
 def _interval_of_median(values: Array, draws: int = 2000) -> tuple[float, float]:
@@ -178,7 +180,7 @@ def _peak_memory_mb(model: nn.Module, x: torch.Tensor) -> float:
         live -= size
         seen.discard(key)
 
-    class Meter(TorchDispatchMode):
+    class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal live, peak
             out = func(*args, **(kwargs or {}))
@@ -194,6 +196,6 @@ def _peak_memory_mb(model: nn.Module, x: torch.Tensor) -> float:
             return out
 
     own = {t.untyped_storage()._cdata for t in [x, *model.parameters(), *model.buffers()]}
-    with Meter():
+    with Meter():  # type: ignore[no-untyped-call]
         model(x)
     return round((weights + x.numel() * x.element_size() + peak) / 1e6, 3)

@@ -58,7 +58,7 @@ class Budget:
         require(
             smallest <= self.limit(network),
             f"budget.keep={self.keep:g} of {self.metric} is out of reach: with budget.floor={self.floor:g} this pruner "
-            f"reaches {math.ceil(fraction * 1000) / 1000:g} to 1 on this network; raise budget.keep or lower budget.floor",
+            f"reaches {math.ceil(fraction * 1000) / 1000:g} to 1 here; raise budget.keep or lower budget.floor",
         )
 
 
@@ -103,7 +103,9 @@ def select(network: Network, scores: Mapping[str, np.ndarray[Any, Any]], budget:
             high = middle
         else:
             low = middle + 1
-    require(budget.cost(network, kept(low)) <= limit, f"budget.keep={budget.keep:g} of {budget.metric} is out of reach here")
+    require(
+        budget.cost(network, kept(low)) <= limit, f"budget.keep={budget.keep:g} of {budget.metric} is out of reach here"
+    )
     return kept(low)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from prune_cli.errors import PruneError, require
 from prune_cli.pipeline import Experiment
 from prune_cli.trust import build, check_engine, check_targets, is_ours
+
+log = logging.getLogger(__name__)
 
 
 def conf_dir() -> str:
@@ -78,8 +81,7 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> None:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     record = run(experiment, out, {str(key): value for key, value in plain.items()})
-    print(render(record))
-    print(f"results: {out}")
+    log.info("%s\nresults: %s", render(record), out)
 
 
 def _unless(given: object, value: object) -> object:
@@ -109,7 +111,7 @@ def _jobs(arguments: Any, loader: Any) -> list[list[str]]:
         return [arguments.overrides]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides=arguments.overrides)
     batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return [list(job) for batch in batches for job in batch]
+    return [list(map(str, job)) for batch in batches for job in batch]
 
 
 def _check_job(name: str, overrides: list[str]) -> None:
@@ -142,7 +144,7 @@ def experiment_of(config: DictConfig, overrides: Sequence[str], choices: Any) ->
         PruneError: a class that is not trusted, an unknown option, a value out of range, a missing file.
     """
     try:
-        own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise PruneError(str(error).splitlines()[0]) from error

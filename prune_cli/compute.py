@@ -41,8 +41,12 @@ class Compute:
         """
         import torch
 
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device)
-        if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        device = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        )
+        if device.type == "cuda" and (
+            not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+        ):
             raise PruneError(f"compute.device={self.device}: PyTorch finds {torch.cuda.device_count()} CUDA devices")
         bf16 = self.precision == "bf16" or (self.precision == "auto" and has_fast_bf16(device))
         threads = self.threads if isinstance(self.threads, int) else _faster_thread_count(device)
@@ -64,7 +68,7 @@ class Place:
         import torch
 
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+        return model.to(self.device).to(memory_format=layout)
 
     def images(self, x: Tensor) -> Tensor:
         import torch

@@ -40,4 +40,6 @@ def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 def require_name(name: str, value: object) -> None:
     """Refuse what could not safely be a part of a path or of a table."""
     good = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,79}", value)
-    require(good, f"{name} must be letters, digits and any of _ . = + -, at most 80, not starting with a dot: got {value!r}")
+    require(
+        good, f"{name} must be letters, digits and any of _ . = + -, at most 80, not starting with a dot: got {value!r}"
+    )

@@ -92,7 +92,8 @@ def read_sealed(folder: Path, name: str) -> bytes:
         data = (folder / name).read_bytes()
     except (OSError, UnicodeDecodeError) as error:
         raise PruneError(f"{folder / name} cannot be read: {error}") from error
-    recorded = dict(reversed(line.split("  ", 1)) for line in sums.splitlines() if "  " in line)
+    pairs = [line.split("  ", 1) for line in sums.splitlines() if "  " in line]
+    recorded = {file: digest for digest, file in pairs}
     require(
         recorded.get(name) == sha256(data),
         f"{folder / name} is damaged: its sha256 is not the one recorded in {SUMS}; "

@@ -88,7 +88,9 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
 
     cut = copy.deepcopy(small)
     _seed(e.seed, "finetune")
-    tuned = clock.time("finetune", lambda: fit(small, data, e.finetune, place, e.seed + 1, title="fine-tuning", teacher=dense))
+    tuned = clock.time(
+        "finetune", lambda: fit(small, data, e.finetune, place, e.seed + 1, title="fine-tuning", teacher=dense)
+    )
     stages = {"dense": dense, "cut": cut, "finetuned": small}
     accuracy = {n: Accuracy(evaluate(m, data.val, place), evaluate(m, data.test, place)) for n, m in stages.items()}
     dense, small = dense.cpu().eval(), small.cpu().eval()
@@ -189,5 +191,3 @@ def _host() -> dict[str, Any]:
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {"cpu": names[0] if names else platform.processor(), "cores": len(names), "system": platform.platform()}
-
-

@@ -65,7 +65,7 @@ def _check_widths(network: Network, widths: Sequence[Width]) -> None:
         group = network.group(edit.group)
         keep = edit.keep
         require(
-            keep and list(keep) == sorted(set(keep)) and 0 <= keep[0] and keep[-1] < group.size,
+            keep and list(keep) == sorted(set(keep)) and keep[0] >= 0 and keep[-1] < group.size,
             f"the channels kept of {edit.group} must be ascending numbers in 0..{group.size - 1}, at least one",
         )
         empty = [axis.module for axis in group.axes if not set(axis.index) & set(keep)]
@@ -130,7 +130,7 @@ def _blocks(network: Network, module: str) -> int:
 
 
 def _block_of(weight: Tensor, column: int, blocks: int) -> tuple[slice, int]:
-    """The rows that read this input channel, and its column there. Weights of grouped convs are (O, I / blocks, ...)."""
+    """The rows that read an input channel, and its column there: weights of grouped convs are (O, I / blocks, ...)."""
     rows, columns = weight.shape[0] // blocks, weight.shape[1]
     block = column // columns
     return slice(block * rows, (block + 1) * rows), column % columns
@@ -152,7 +152,9 @@ def _cut_pads(shortcut: PadShortcut, gone: set[int], length: int) -> None:
 
 def _cut_rows(module: nn.Module, gone: set[int]) -> None:
     """Fewer rows of a conv or linear layer (all of a depthwise one), or entries of a norm."""
-    attribute = next(a for a in ("out_channels", "out_features", "num_features", "num_parameters") if hasattr(module, a))
+    attribute = next(
+        a for a in ("out_channels", "out_features", "num_features", "num_parameters") if hasattr(module, a)
+    )
     rows = _kept(int(getattr(module, attribute)), gone)
     if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels:
         module.in_channels = module.groups = len(rows) * module.in_channels // module.out_channels
@@ -186,4 +188,3 @@ def _select(module: nn.Module, name: str, kept: Tensor, dim: int) -> None:
     chosen = tensor.detach().index_select(dim, kept.to(tensor.device))
     is_parameter = isinstance(tensor, nn.Parameter)
     setattr(module, name, nn.Parameter(chosen, tensor.requires_grad) if is_parameter else chosen)
-

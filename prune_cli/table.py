@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 from prune_cli.record import Accuracy, Measure, Record
 
 
@@ -23,20 +25,15 @@ def render(record: Record) -> str:
         table.add_row(label, *_accuracy(record.accuracy[name]), *_cost(cost, dense))
     table.caption = (
         f"budget {budget['metric']} <= {budget['keep']:g}; latency: median ms on "
-        + ", ".join(f"{n} ({h['threads']} thread{'s' * (h['threads'] > 1)}, {h['dtype']})" for n, h in record.hardware.items())
+        + ", ".join(
+            f"{n} ({h['threads']} thread{'s' * (h['threads'] > 1)}, {h['dtype']})" for n, h in record.hardware.items()
+        )
         + ", ratio to dense with its 95% interval"
     )
-    console = Console(width=130, record=True, file=_Nowhere())
-    console.print(table)
-    return console.export_text()
-
-
-class _Nowhere:
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        pass
+    console = Console(width=130, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
 
 
 def _latency_headings(dense: Measure) -> list[str]:
@@ -48,7 +45,10 @@ def _accuracy(accuracy: Accuracy) -> list[str]:
 
 
 def _cost(cost: Measure, dense: Measure) -> list[str]:
-    cells = [_with_ratio(short(cost.params), cost.params / dense.params), _with_ratio(short(cost.macs), cost.macs / dense.macs)]
+    cells = [
+        _with_ratio(short(cost.params), cost.params / dense.params),
+        _with_ratio(short(cost.macs), cost.macs / dense.macs),
+    ]
     for rows in cost.latency.values():
         for row in rows:
             interval = "" if cost is dense else f"\n{row.ratio:.2f} [{row.ratio_low:.2f}-{row.ratio_high:.2f}]"

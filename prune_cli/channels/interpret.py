@@ -99,7 +99,9 @@ class Interpreter(fx.Interpreter):
             return self._flatten(node, operands[0], value, sizes=() if call == "flatten" else _sizes(node))
         if call in ("chunk", "split") and isinstance(value, tuple | list):
             return self._split(node, operands[0], value)
-        if call in PER_CHANNEL_CALLS or (call in ("mean", "getitem", "squeeze", "pad") and self._is_spatial(node, call)):
+        if call in PER_CHANNEL_CALLS or (
+            call in ("mean", "getitem", "squeeze", "pad") and self._is_spatial(node, call)
+        ):
             return operands[0]
         return self._unknown(node, value)
 
@@ -215,7 +217,11 @@ class Interpreter(fx.Interpreter):
     def _unknown(self, node: fx.Node, value: Any, why: str = "") -> Any:
         """Freeze what goes in and out: nothing is guessed."""
         module = node.op == "call_module"
-        kind = type(self.submodules[str(node.target)]).__name__ if module else getattr(node.target, "__name__", node.target)
+        kind = (
+            type(self.submodules[str(node.target)]).__name__
+            if module
+            else getattr(node.target, "__name__", node.target)
+        )
         reason = f"touched by {why or f'unknown op {kind}'} at {node.target if module else node.name}"
         for names in self._operands(node):
             self.register.freeze(names.ids, reason)

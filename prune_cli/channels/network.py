@@ -168,4 +168,3 @@ class Network:
         total = sum(p.numel() for p in self.model.parameters())
         known = sum(self._layer_cost("params", layer, {}) for layer in self.layers)
         return {"channels": 0, "volume": 0, "params": total - round(known), "macs": 0}
-

@@ -22,7 +22,9 @@ def find_units(found: Interpreter) -> tuple[str, ...]:
     inside = _nodes_by_module(found)
     ends = {name: ends for name, nodes in inside.items() if (ends := _one_in_one_out(nodes, found))}
     residual = _smallest([name for name in ends if _is_residual(inside[name], *ends[name], found)])
-    chains = _smallest([name for name in ends if not _touches(name, residual) and not _is_residual(inside[name], *ends[name], found)])
+    chains = _smallest(
+        [name for name in ends if not _touches(name, residual) and not _is_residual(inside[name], *ends[name], found)]
+    )
     order = {name: position for position, name in enumerate(inside)}
     return tuple(sorted([*residual, *chains], key=order.__getitem__))
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prune_cli.errors import require, require_choice, require_name, require_range
 
@@ -140,7 +140,7 @@ class ImageFolder(Dataset):
         bytes_needed = sum(len(files) for files, _ in splits.values()) * 3 * size * size
         held = bytes_needed <= self.memory_gb * 1e9
 
-        def read(name: str) -> folder.MemoryImages | folder.FileImages:
+        def read(name: str) -> Any:
             if not held:
                 return folder.from_files(splits[name], size, self._look(), self.workers)
             entry = cache / f"images-{folder.entry_name({'contents': contents, 'size': size, 'split': name})}"
@@ -151,5 +151,5 @@ class ImageFolder(Dataset):
         val = parts["val"] if "test" in parts and "val" in parts else None
         return divide(
             self.name, classes, (3, size, size), parts["train"], test,
-            val=val, fraction=self.val_fraction, seed=self.split_seed, contents=contents,
-        )  # type: ignore[misc] # fmt: skip
+            val=val, fraction=self.val_fraction, seed=self.split_seed, contents="" if held else contents,
+        )  # fmt: skip

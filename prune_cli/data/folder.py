@@ -32,7 +32,9 @@ def list_splits(root: Path) -> tuple[dict[str, Listing], tuple[str, ...]]:
     """
     require(root.is_dir(), f"dataset.root={root} is not a folder")
     present = [name for name in ("train", "val", "test") if (root / name).is_dir()]
-    require("train" in present and len(present) > 1, f"{root} must hold train/ and test/ (or val/), with a folder per class")
+    require(
+        "train" in present and len(present) > 1, f"{root} must hold train/ and test/ (or val/), with a folder per class"
+    )
     classes = _classes(root / "train")
     require(len(classes) > 1, f"{root / 'train'} must hold at least two folders, one per class: found {len(classes)}")
     splits = {}
@@ -47,7 +49,9 @@ def list_splits(root: Path) -> tuple[dict[str, Listing], tuple[str, ...]]:
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")))
+    return tuple(
+        sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    )
 
 
 def _listing(folder: Path, classes: tuple[str, ...]) -> Listing:

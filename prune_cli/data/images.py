@@ -110,8 +110,12 @@ class FileImages:
             generator=generator,  # also seeds the workers, and so the augmentation
             pin_memory=place.device.type == "cuda",
         )
-        for images, labels in loader:
-            yield place.images(images), labels.to(place.device)
+        try:
+            for images, labels in loader:
+                yield place.images(images), labels.to(place.device)
+        except PruneError as error:  # from a worker process it comes with that process's traceback as its text
+            last = str(error).strip().splitlines()[-1]
+            raise PruneError(last.split("PruneError: ")[-1]) from None
 
 
 class _Files(torch.utils.data.Dataset[Batch]):

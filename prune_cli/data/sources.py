@@ -75,6 +75,8 @@ def synthetic(images: int, classes: int, size: int, look: Look) -> tuple[MemoryI
     patterns = random.uniform(40, 215, (classes, 3, 4, 4))
     labels = np.arange(images) % classes
     coarse = torch.from_numpy(patterns[labels]).float()
-    fine = F.interpolate(coarse, size=size, mode="nearest") + torch.from_numpy(random.normal(0, 40, (images, 3, size, size)))
+    fine = F.interpolate(coarse, size=size, mode="nearest") + torch.from_numpy(
+        random.normal(0, 40, (images, 3, size, size))
+    )
     pixels = fine.clamp(0, 255).to(torch.uint8)
     return MemoryImages(pixels, torch.from_numpy(labels).long(), look), None, tuple(f"class{i}" for i in range(classes))

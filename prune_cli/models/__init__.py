@@ -123,7 +123,7 @@ class Custom(Model):
         except TypeError as error:
             raise PruneError(f"model={self.target} cannot be built with {arguments}: {error}") from error
         require(isinstance(model, nn.Module), f"{self.target} is not a torch.nn.Module")
-        return model  # type: ignore[no-any-return]
+        return model
 
 
 def find_class(target: str) -> Any:

@@ -25,11 +25,17 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     optional = {name for name in own if name.endswith("num_batches_tracked")}
     missing = sorted(own.keys() - tensors.keys() - optional)
     extra = sorted(tensors.keys() - own.keys())
-    require(not missing, f"{path} is of another network: it lacks {_some(missing)}{' and has ' + _some(extra) if extra else ''}")
+    require(
+        not missing,
+        f"{path} is of another network: it lacks {_some(missing)}{' and has ' + _some(extra) if extra else ''}",
+    )
     require(not extra, f"{path} is of another network: it also has {_some(extra)}")
     for name, tensor in tensors.items():
         given, wanted = tuple(tensor.shape), tuple(own[name].shape)
-        require(given == wanted, f"{path} does not fit: {name} is {given}, the model (with its classes and width) needs {wanted}")
+        require(
+            given == wanted,
+            f"{path} does not fit: {name} is {given}, the model (with its classes and width) needs {wanted}",
+        )
         require(bool(torch.isfinite(tensor).all()), f"{path} is spoilt: {name} holds values that are not finite")
     model.load_state_dict(tensors, strict=False)
 
@@ -43,7 +49,9 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise anything; so does a pickle that asks for code
         first = str(error).strip().splitlines()[:1]
-        raise PruneError(f"{path} cannot be read as plain weights: {first[0] if first else type(error).__name__}") from error
+        raise PruneError(
+            f"{path} cannot be read as plain weights: {first[0] if first else type(error).__name__}"
+        ) from error
 
 
 def _tensors(value: Any, path: Path) -> dict[str, Tensor]:

@@ -34,6 +34,11 @@ def _shortcut(inputs: int, outputs: int, stride: int, kind: str) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
+def _stage(inputs: int, outputs: int, blocks: int, stride: int, shortcut: str) -> nn.Sequential:
+    first = BasicBlock(inputs, outputs, stride, shortcut)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1, shortcut) for _ in range(blocks - 1)))
+
+
 class CifarResNet(nn.Module):
     """Images (N, 3, H, W) to logits (N, classes). `shortcut`: `pad` (option A) or `project` (option B)."""
 
@@ -43,11 +48,9 @@ class CifarResNet(nn.Module):
         widths = [max(4, round(width * w)) for w in (16, 32, 64)]
         self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
-        inputs = [widths[0], widths[0], widths[1]]
-        for stage in range(3):
-            first = BasicBlock(inputs[stage], widths[stage], 1 if stage == 0 else 2, shortcut)
-            rest = [BasicBlock(widths[stage], widths[stage], 1, shortcut) for _ in range(blocks - 1)]
-            setattr(self, f"layer{stage + 1}", nn.Sequential(first, *rest))
+        self.layer1 = _stage(widths[0], widths[0], blocks, 1, shortcut)
+        self.layer2 = _stage(widths[0], widths[1], blocks, 2, shortcut)
+        self.layer3 = _stage(widths[1], widths[2], blocks, 2, shortcut)
         self.linear = nn.Linear(widths[2], classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):

@@ -28,7 +28,7 @@ from prune_cli.errors import require, require_choice, require_range
 from prune_cli.plan import Plan, Width
 
 if TYPE_CHECKING:
-    from prune_cli.channels import Axis, Group, Network
+    from prune_cli.channels import Axis, Network
     from prune_cli.compute import Place
     from prune_cli.data.splits import Data
 
@@ -65,7 +65,9 @@ class EPruner:
             budget.check(network, groups)
 
     def plan(self, network: Network, data: Data, budget: Budget, place: Place, seed: int) -> Plan:
-        layers = {group.name: _Layer(network.filters(group, group.writers[0]).numpy(), self) for group in cuttable(network)}
+        layers = {
+            group.name: _Layer(network.filters(group, group.writers[0]).numpy(), self) for group in cuttable(network)
+        }
         if self.beta is None:
             kept, betas = self._search(network, layers, budget)
         else:
@@ -121,7 +123,9 @@ class EPruner:
             above, below = (above, middle) if fits(common(middle)) else (middle, below)
         betas = common(below)
         for name in layers:
-            betas[name] = _most_kept(layers[name], betas[name], self._override(name, above), lambda b, n=name: fits({**betas, n: b}))
+            betas[name] = _most_kept(
+                layers[name], betas[name], self._override(name, above), lambda b, n=name: fits({**betas, n: b})
+            )
         return kept_at(betas), betas
 
     # ---- the weights that fine-tuning starts from ---------------------------------------------------
@@ -235,9 +239,7 @@ def _most_kept(layer: _Layer, fitting: float, other: float, fits: Any) -> float:
         return other
     for _ in range(6):
         middle = (fitting + other) / 2
-        if len(layer.above_floor(middle)) == len(layer.above_floor(fitting)):
-            fitting = middle
-        elif fits(middle):
+        if len(layer.above_floor(middle)) == len(layer.above_floor(fitting)) or fits(middle):
             fitting = middle
         else:
             other = middle
@@ -266,4 +268,6 @@ def _project(network: Network, axis: Axis, keep: set[int], seed: int) -> None:
     projection = SparseRandomProjection(len(staying) * cells, random_state=seed)
     projected = projection.fit_transform(columns.flatten(1).numpy())  # (O, K * cells)
     with torch.no_grad():
-        weight[:, staying] = torch.from_numpy(np.asarray(projected)).to(weight.dtype).view(len(weight), len(staying), *weight.shape[2:])
+        weight[:, staying] = (
+            torch.from_numpy(np.asarray(projected)).to(weight.dtype).view(len(weight), len(staying), *weight.shape[2:])
+        )

@@ -85,10 +85,9 @@ def fit(
             lr, seconds = optimizer.param_groups[0]["lr"], time.perf_counter() - began
             curve.append(Epoch(epoch + 1, total / steps, accuracy, lr, round(seconds, 3)))
             remaining = (time.perf_counter() - start) / (epoch + 1) * (recipe.epochs - epoch - 1)
-            log.info(
-                "%s: epoch %d/%d  loss %.4f  val %.2f%%  %.0f img/s  %s left",
-                title, epoch + 1, recipe.epochs, total / steps, 100 * accuracy, steps * batch / seconds, clock(remaining),
-            )  # fmt: skip
+            speed, left = steps * batch / seconds, clock(remaining)
+            line = "%s: epoch %d/%d  loss %.4f  val %.2f%%  %.0f img/s  %s left"
+            log.info(line, title, epoch + 1, recipe.epochs, total / steps, 100 * accuracy, speed, left)
     seconds = time.perf_counter() - start
     if not curve:
         accuracy = evaluate(model, data.val, place)
@@ -130,7 +129,9 @@ class _Loss:
             return hard
         with torch.no_grad(), self.place.autocast():
             wanted = self.teacher(x).float()
-        soft = F.kl_div(F.log_softmax(logits / t, 1), F.log_softmax(wanted / t, 1), reduction="batchmean", log_target=True)
+        soft = F.kl_div(
+            F.log_softmax(logits / t, 1), F.log_softmax(wanted / t, 1), reduction="batchmean", log_target=True
+        )
         return (1 - share) * hard + share * t**2 * soft
 
 

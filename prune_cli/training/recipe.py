@@ -38,7 +38,10 @@ class Recipe:
         require_range("weight_decay", self.weight_decay, 0, 10)
         require_choice("schedule", self.schedule, ("onecycle", "cosine", "step", "constant"))
         require_range("warmup", self.warmup, 0, 10**5)
-        require(self.warmup == 0 or self.schedule != "onecycle", "warmup does not go with schedule=onecycle, which has its own")
+        require(
+            self.warmup == 0 or self.schedule != "onecycle",
+            "warmup does not go with schedule=onecycle, which has its own",
+        )
         require_range("gamma", self.gamma, 0, 1, open_low=True)
         require_range("distillation", self.distillation, 0, 1)
         require_range("temperature", self.temperature, 0, 100, open_low=True)
@@ -51,7 +54,11 @@ class Recipe:
             return 1.0
         if self.schedule == "onecycle":
             peak = 0.3 * self.epochs
-            return _ease(1 / 25, 1, epoch / peak) if epoch < peak else _ease(1, 1e-4, (epoch - peak) / (self.epochs - peak))
+            return (
+                _ease(1 / 25, 1, epoch / peak)
+                if epoch < peak
+                else _ease(1, 1e-4, (epoch - peak) / (self.epochs - peak))
+            )
         warm = min(1.0, (epoch + 1e-12) / self.warmup) if self.warmup else 1.0
         if self.schedule == "cosine":
             done = max(0.0, epoch - self.warmup) / max(1e-9, self.epochs - self.warmup)
