@@ -41,7 +41,7 @@ def main() -> None:
     # OpenMP threads that spin while they wait make two threads slower than one on a shared machine; torch reads
     # this when it is imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    OmegaConf.register_new_resolver("unless", _unless, replace=True)
+    register_resolvers()
     arguments = get_args_parser().parse_args()
     asks = arguments.help or arguments.hydra_help or arguments.info or arguments.cfg
     if not asks and not arguments.shell_completion:
@@ -84,9 +84,9 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> None:
     log.info("%s\nresults: %s", render(record), out)
 
 
-def _unless(given: object, value: object) -> object:
-    """Resolver `${unless:given,value}`: 0 if something is given, else the value."""
-    return 0 if given else value
+def register_resolvers() -> None:
+    """`${unless:given,value}`: 0 if something is given, else the value."""
+    OmegaConf.register_new_resolver("unless", lambda given, value: 0 if given else value, replace=True)
 
 
 def preflight(arguments: Any) -> None:

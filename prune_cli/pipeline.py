@@ -65,6 +65,8 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
     Raises:
         PruneError: something that the user can mend; before any training if it can be known then.
     """
+    import torch
+
     from prune_cli.artefact import architecture
     from prune_cli.benchmark import measure
     from prune_cli.channels import trace
@@ -92,7 +94,8 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
         "finetune", lambda: fit(small, data, e.finetune, place, e.seed + 1, title="fine-tuning", teacher=dense)
     )
     stages = {"dense": dense, "cut": cut, "finetuned": small}
-    accuracy = {n: Accuracy(evaluate(m, data.val, place), evaluate(m, data.test, place)) for n, m in stages.items()}
+    exact = replace(place, dtype=torch.float32)  # the networks are saved in fp32, so that is what is judged
+    accuracy = {n: Accuracy(evaluate(m, data.val, exact), evaluate(m, data.test, exact)) for n, m in stages.items()}
     dense, small = dense.cpu().eval(), small.cpu().eval()
 
     log.info("measuring latency on %s", e.hardware.name)

@@ -22,7 +22,11 @@ def grouped():
 
 
 def depthwise():
-    return models.MobileNetV2(num_classes=4, width_mult=0.25, inverted_residual_setting=[[1, 16, 1, 1], [3, 24, 2, 2]])
+    """MobileNetV2's blocks, without the 1280 channels that its constructor always adds."""
+    block = models.mobilenetv2.InvertedResidual
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU6())
+    blocks = [block(8, 8, 1, 3), block(8, 12, 2, 3), block(12, 12, 1, 3)]
+    return nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4))
 
 
 def concat():

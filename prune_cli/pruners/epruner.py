@@ -14,9 +14,8 @@ Departures from the paper:
 from __future__ import annotations
 
 import logging
-import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -94,11 +93,10 @@ class EPruner:
         one that does not, as far as the budget allows.
         """
         limit = budget.limit(network)
-        for name, layer in layers.items():
-            layer.set_floor(budget.least(network.groups[name]))
+        floors = {name: budget.least(network.groups[name]) for name in layers}
 
         def kept_at(betas: Mapping[str, float]) -> Kept:
-            return {name: layer.above_floor(betas[name]) for name, layer in layers.items()}
+            return {name: layer.above_floor(betas[name], floors[name]) for name, layer in layers.items()}
 
         def fits(betas: Mapping[str, float]) -> bool:
             return budget.cost(network, kept_at(betas)) <= limit
@@ -123,9 +121,7 @@ class EPruner:
             above, below = (above, middle) if fits(common(middle)) else (middle, below)
         betas = common(below)
         for name in layers:
-            betas[name] = _most_kept(
-                layers[name], betas[name], self._override(name, above), lambda b, n=name: fits({**betas, n: b})
-            )
+            betas[name] = _furthest(betas[name], self._override(name, above), lambda b, n=name: fits({**betas, n: b}))
         return kept_at(betas), betas
 
     # ---- the weights that fine-tuning starts from ---------------------------------------------------
@@ -191,8 +187,6 @@ class _Layer:
         self.similarity = similarities(filters)
         # Exact duplicates are the worst case of affinity propagation: they share their messages and all stay.
         self.distinct = np.sort(np.unique(filters, axis=0, return_index=True)[1])
-        self.floor = 1
-        self.floor_beta = math.inf
         self.complaints: list[str] = []
         self._elected: dict[float, tuple[int, ...]] = {}
 
@@ -203,20 +197,15 @@ class _Layer:
         self.complaints = [complaint] if complaint else []
         return kept
 
-    def set_floor(self, floor: int) -> None:
-        """Find the largest beta that leaves so many exemplars (or every distinct filter, if there are fewer)."""
-        self.floor = min(floor, len(self.distinct))
-        low, high = 0.0, 1.0
-        while len(self.patient(high)) >= self.floor and high < 1e4:
-            low, high = high, 2 * high
-        for _ in range(10):
+    def above_floor(self, beta: float, floor: int) -> tuple[int, ...]:
+        """The exemplars at this beta; at the largest beta that leaves `floor` of them, where this one leaves fewer."""
+        floor = min(floor, len(self.distinct))
+        kept = self.patient(beta)
+        low, high = 0.0, beta
+        for _ in range(10 if len(kept) < floor else 0):
             middle = (low + high) / 2
-            low, high = (middle, high) if len(self.patient(middle)) >= self.floor else (low, middle)
-        self.floor_beta = low
-
-    def above_floor(self, beta: float) -> tuple[int, ...]:
-        kept = self.patient(min(beta, self.floor_beta))
-        return kept if len(kept) >= self.floor else self.patient(self.floor_beta)
+            low, high = (middle, high) if len(self.patient(middle)) >= floor else (low, middle)
+        return kept if len(kept) >= floor else self.patient(low)
 
     def patient(self, beta: float) -> tuple[int, ...]:
         """The exemplars among the distinct filters; without convergence, asked again, then all are kept."""
@@ -226,23 +215,23 @@ class _Layer:
             kept, complaint = elect(distinct, beta, s.damping, s.max_iter, s.convergence_iter)
             if complaint:
                 # All three are raised together: more damping alone is taken for convergence too early.
-                kept, complaint = elect(distinct, beta, max(0.9, s.damping), 5 * s.max_iter, 3 * s.convergence_iter + 5)
+                patience = max(1000, 5 * s.max_iter), max(50, 3 * s.convergence_iter)
+                kept, complaint = elect(distinct, beta, max(0.9, s.damping), *patience)
+            if complaint and beta > 0:
+                self.complaints = [f"at beta {beta:.3g}: {complaint}; all filters count as exemplars there"]
             if complaint or beta == 0:
                 kept = tuple(range(len(self.distinct)))
             self._elected[beta] = tuple(int(self.distinct[k]) for k in kept)
         return self._elected[beta]
 
 
-def _most_kept(layer: _Layer, fitting: float, other: float, fits: Any) -> float:
+def _furthest(fitting: float, other: float, fits: Callable[[float], bool]) -> float:
     """Move one layer's beta from one that fits towards one that may not, as far as the budget allows."""
     if fits(other):
         return other
     for _ in range(6):
         middle = (fitting + other) / 2
-        if len(layer.above_floor(middle)) == len(layer.above_floor(fitting)) or fits(middle):
-            fitting = middle
-        else:
-            other = middle
+        fitting, other = (middle, other) if fits(middle) else (fitting, middle)
     return fitting
 
 

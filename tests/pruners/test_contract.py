@@ -1,0 +1,77 @@
+"""Every pruner on every small network. Pruners are found on disk: a new one is tested by being there."""
+
+import copy
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+
+from prune_cli.budget import Budget
+from prune_cli.channels import trace
+from prune_cli.plan import Plan
+from prune_cli.surgery import apply
+from prune_cli.trust import build
+from tests.conftest import ROOT
+from tests.networks import TINY, images, make
+
+PRUNERS = sorted(path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml"))
+KEEP = 0.6
+
+pytestmark = [pytest.mark.parametrize("pruner", PRUNERS), pytest.mark.parametrize("network", TINY)]
+
+
+def decide(pruner, network, data, place, keep=KEEP, seed=0):
+    """A fresh trace of the network, and the pruner's plan for it."""
+    model, shape = make(network)
+    method = build(OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "pruner" / f"{pruner}.yaml")))
+    budget = Budget(keep=keep, floor=0.0)
+    traced = trace(model, shape)
+    method.check(traced, budget)
+    return model, shape, method.plan(traced, data, budget, place, seed)
+
+
+def test_budget_is_met(pruner, network, data, place):
+    model, shape, plan = decide(pruner, network, data, place)
+    dense = trace(make(network)[0], shape).cost("macs")
+    part = trace(apply(model, plan, shape), shape).cost("macs") / dense
+    assert part <= (1 if pruner == "none" else KEEP)
+    assert part > KEEP - 0.12  # a channel of these narrow networks is up to that
+
+
+def test_plan_survives_json(pruner, network, data, place):
+    model, shape, plan = decide(pruner, network, data, place)
+    again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again == plan
+    first, second = (apply(model, p, shape)(images(shape)) for p in (plan, again))
+    assert torch.equal(first, second)
+
+
+def test_keeping_all_changes_nothing(pruner, network, data, place):
+    model, shape, plan = decide(pruner, network, data, place, keep=1.0)
+    assert torch.equal(apply(model, plan, shape)(images(shape)), make(network)[0](images(shape)))
+
+
+def test_same_seed_same_plan(pruner, network, data, place):
+    assert decide(pruner, network, data, place, seed=3)[2] == decide(pruner, network, data, place, seed=3)[2]
+
+
+def test_structure_of_the_input_is_untouched_and_no_hook_is_left(pruner, network, data, place):
+    model, _, _ = decide(pruner, network, data, place)
+    fresh = make(network)[0]
+    assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in fresh.state_dict().items()}
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
+
+
+def test_the_pruned_network_trains_and_its_state_loads_again(pruner, network, data, place):
+    model, shape, plan = decide(pruner, network, data, place)
+    small = apply(model, plan, shape).train()
+    before = copy.deepcopy(list(small.parameters()))
+    F.cross_entropy(small(images(shape, count=4)), torch.arange(4)).backward()
+    torch.optim.SGD(small.parameters(), 0.1).step()
+    assert all(p.grad is not None for p in small.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, small.parameters(), strict=True))
+    other = apply(make(network)[0], plan, shape)
+    other.load_state_dict(small.state_dict())
+    assert torch.equal(other.eval()(images(shape)), small.eval()(images(shape)))

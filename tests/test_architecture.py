@@ -1,0 +1,91 @@
+"""Imports point to lower floors; each outside library has its room; slow ones are not loaded by importing."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+FLOORS = {
+    "errors": 0,
+    "files": 1, "plan": 1, "record": 1, "compute": 1,
+    "models": 2, "data": 2,
+    "channels": 3,
+    "surgery": 4, "training": 4,
+    "budget": 5, "benchmark": 5, "bases": 5, "artefact": 5, "table": 5,
+    "pruners": 6,
+    "pipeline": 7, "trust": 7,
+    "cli": 8,
+    "__init__": 9,
+}  # fmt: skip
+# Only these rooms may import these libraries.
+KEEPERS = {
+    "hydra": {"cli"},
+    "omegaconf": {"cli"},
+    "fvcore": {"benchmark"},
+    "sklearn": {"pruners", "data"},
+    "filelock": {"bases"},
+    "rich": {"table"},
+}
+SOURCES = sorted((ROOT / "prune_cli").rglob("*.py"))
+
+
+def room(path):
+    return path.relative_to(ROOT / "prune_cli").parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Modules that a file imports, without those for type checking only."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ([f"prune_cli.{a.name}" for a in node.names] if node.module == "prune_cli" else [node.module])
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    for name in imports(path):
+        if name.startswith("prune_cli."):
+            other = name.split(".")[1]
+            below = FLOORS[other] < FLOORS[room(path)] or other == room(path)
+            assert below, f"{path.name} imports {name}, which is not on a lower floor"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_libraries_stay_in_their_rooms(path):
+    for name in imports(path):
+        keepers = KEEPERS.get(name.split(".")[0])
+        assert keepers is None or room(path) in keepers, f"{path.name} imports {name}"
+
+
+def test_no_pruner_imports_another():
+    for path in (ROOT / "prune_cli" / "pruners").glob("*.py"):
+        assert not [name for name in imports(path) if name.startswith("prune_cli.pruners")]
+
+
+def test_nothing_is_unpickled():
+    for path in SOURCES:
+        text = path.read_text()
+        assert not {"pickle", "joblib", "dill"} & {name.split(".")[0] for name in imports(path)}
+        assert "weights_only=False" not in text and "allow_pickle" not in text and "yaml.load(" not in text
+
+
+def test_configs_compose_without_loading_torch():
+    code = "import sys; import prune_cli.cli, prune_cli.pruners.epruner; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_files_stay_readable():
+    assert {str(p): n for p in SOURCES if (n := len(p.read_text().splitlines())) > 300} == {}
