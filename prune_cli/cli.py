@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import compose, initialize_config_dir
+from hydra import compose, version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser, run_and_report
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import CompactHydraException, HydraException
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -45,14 +47,7 @@ def main() -> None:
     arguments = get_args_parser().parse_args()
     asks = arguments.help or arguments.hydra_help or arguments.info or arguments.cfg
     if not asks and not arguments.shell_completion:
-        try:
-            preflight(arguments)
-        except PruneError as error:
-            if os.environ.get("HYDRA_FULL_ERROR"):
-                raise
-            sys.exit(f"prune-run: {error}")
-        except HydraException:
-            pass  # composing fails again below, where Hydra explains its own errors
+        run_and_report(lambda: preflight(arguments))
     try:
         _job()
     except KeyboardInterrupt:
@@ -93,21 +88,28 @@ def preflight(arguments: Any) -> None:
     """Compose and build every job once, without running it: mistakes cost a second, not a night.
 
     Raises:
-        PruneError: the first mistake found.
-        HydraException: composing itself failed.
+        HydraException: the first mistake found, ours or one of composing.
     """
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        if arguments.config_dir:
-            folder = Path(arguments.config_dir).resolve()
-            loader.get_search_path().append("command-line", f"file://{folder}")
-        for overrides in _jobs(arguments, loader):
+    if arguments.experimental_rerun:
+        raise CompactHydraException("prune-run: --experimental-rerun would unpickle a file; repeat the command instead")
+    path = create_config_search_path(str(Path(arguments.config_path or conf_dir()).resolve()))
+    if arguments.config_dir:
+        folder = f"file://{Path(arguments.config_dir).resolve()}"
+        path.prepend("command-line", folder, anchor=SearchPathQuery(provider="schema"))
+    version.setbase("1.3")
+    engine = Hydra.create_main_hydra2("prune-run", path)
+    try:
+        for overrides in _jobs(arguments, engine.config_loader):
             _check_job(arguments.config_name or "config", overrides)
+    except PruneError as error:
+        raise CompactHydraException(f"prune-run: {error}") from error
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def _jobs(arguments: Any, loader: Any) -> list[list[str]]:
     """The overrides of every job of the command: one, or those of a sweep."""
-    if not arguments.multirun:
+    if not (arguments.multirun or "hydra.mode=MULTIRUN" in arguments.overrides):
         return [arguments.overrides]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides=arguments.overrides)
     batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)

@@ -80,7 +80,9 @@ def test_names_are_those_of_the_table():
 
 
 def test_custom_classes_get_what_was_said_about_them():
-    over = experiment("model._target_=torchvision.models.ResNet", "trust=[torchvision]", "+model.layers=[1,1,1,1]").model
+    over = experiment(
+        "model._target_=torchvision.models.ResNet", "trust=[torchvision]", "+model.layers=[1,1,1,1]"
+    ).model
     assert (over.target, dict(over.arguments)) == ("torchvision.models.ResNet", {"layers": [1, 1, 1, 1]})
     assert over.checkpoint is None and over.source
 
@@ -122,8 +124,36 @@ def test_bad_values_are_refused_in_one_line_that_names_them(override):
     assert "\n" not in str(error.value)
 
 
-OPTIONS = ["budget.keep", "train.lr", "train.epochs", "finetune.batch", "seed", "hardware.rounds", "pruner.beta", "dataset.crop"]
-VALUES = ["nan", "inf", "-inf", "1e999", "-1", "0", "null", "[]", "[1]", "{}", "{a:1}", "yes", "012", "1_000", "''", "abc", "1.5", "3"]
+OPTIONS = [
+    "budget.keep",
+    "train.lr",
+    "train.epochs",
+    "finetune.batch",
+    "seed",
+    "hardware.rounds",
+    "pruner.beta",
+    "dataset.crop",
+]
+VALUES = [
+    "nan",
+    "inf",
+    "-inf",
+    "1e999",
+    "-1",
+    "0",
+    "null",
+    "[]",
+    "[1]",
+    "{}",
+    "{a:1}",
+    "yes",
+    "012",
+    "1_000",
+    "''",
+    "abc",
+    "1.5",
+    "3",
+]
 
 
 @settings(max_examples=60, deadline=None)

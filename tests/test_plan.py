@@ -20,7 +20,9 @@ def test_json_and_back(plan):
 
 
 def test_the_public_form():
-    plan = Plan((Width("layer1.0.conv1", (0, 2, 3)), Width("b", (0,), (0, 0)), Drop("layer1.1")), ("bn",), {"beta": 0.5})
+    plan = Plan(
+        (Width("layer1.0.conv1", (0, 2, 3)), Width("b", (0,), (0, 0)), Drop("layer1.1")), ("bn",), {"beta": 0.5}
+    )
     assert plan.to_json() == {
         "edits": [
             {"group": "layer1.0.conv1", "keep": [0, 2, 3]},
@@ -40,7 +42,16 @@ def test_the_public_form():
 
 
 @pytest.mark.parametrize(
-    "value", [None, [], {}, {"edits": 3}, {"edits": [{}]}, {"edits": [{"group": "a"}]}, {"edits": [{"group": "a", "keep": [0.5]}]}]
+    "value",
+    [
+        None,
+        [],
+        {},
+        {"edits": 3},
+        {"edits": [{}]},
+        {"edits": [{"group": "a"}]},
+        {"edits": [{"group": "a", "keep": [0.5]}]},
+    ],
 )
 def test_what_is_not_a_plan_is_refused(value):
     with pytest.raises(PruneError, match="not a plan"):

@@ -17,7 +17,9 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("target", HOSTILE, ids=str)
-@pytest.mark.parametrize("place", [lambda t: t, lambda t: {"a": [{"b": t}]}, lambda t: [[t]]], ids=["top", "deep", "list"])
+@pytest.mark.parametrize(
+    "place", [lambda t: t, lambda t: {"a": [{"b": t}]}, lambda t: [[t]]], ids=["top", "deep", "list"]
+)
 def test_hostile_targets_are_refused_anywhere(target, place):
     with pytest.raises(PruneError):
         check_targets(place({"_target_": target}), trusted=[])

@@ -43,7 +43,7 @@ def torchvision_set(kind: str, root: Path, look: Look) -> tuple[MemoryImages, Me
         train, test = (getattr(datasets, kind)(str(root), train=part, download=True) for part in (True, False))
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         raise PruneError(
-            f"{kind} is not in {root} and cannot be downloaded ({error}): go online once, "
+            f"{kind} is not in {root} and cannot be downloaded ({' '.join(str(error).split())}): go online once, "
             "or set dataset.root (or PRUNE_CLI_DATA) to a folder that holds it"
         ) from error
     return _padded(train, look), _padded(test, look), tuple(train.classes)

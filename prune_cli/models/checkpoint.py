@@ -22,9 +22,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     """
     tensors = _tensors(_read(path), path)
     own = model.state_dict()
-    optional = {name for name in own if name.endswith("num_batches_tracked")}
-    missing = sorted(own.keys() - tensors.keys() - optional)
-    extra = sorted(tensors.keys() - own.keys())
+    missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
+    extra = [name for name in tensors if name not in own]
     require(
         not missing,
         f"{path} is of another network: it lacks {_some(missing)}{' and has ' + _some(extra) if extra else ''}",

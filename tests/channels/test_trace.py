@@ -137,5 +137,3 @@ def test_what_cannot_be_traced_says_so_in_one_line():
     assert "\n" not in str(error.value)
     with pytest.raises(PruneError, match="cannot take an input of 1x8x8"):
         trace(Odd(nn.ReLU()), (1, 8, 8))
-
-

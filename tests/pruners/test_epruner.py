@@ -138,7 +138,9 @@ def test_kept_rows_are_rows_of_the_original(name, settings):
     assert plan.edits
     for group, keep in widths(plan).items():
         assert keep and list(keep) == sorted(set(keep))
-        originals = {row.numpy().tobytes() for row in network.filters(network.groups[group], network.groups[group].writers[0])}
+        originals = {
+            row.numpy().tobytes() for row in network.filters(network.groups[group], network.groups[group].writers[0])
+        }
         if all(len(axis.at) == network.groups[group].size for axis in network.groups[group].axes):
             assert small.get_submodule(group).out_channels == len(keep)
         assert len(originals) >= len(keep)
@@ -173,7 +175,9 @@ def test_published_start_of_vgg_has_a_fresh_classifier_too():
 
 def test_three_starts_of_the_same_structure():
     model, shape = make("resnet-pad")
-    plans = {init: plan_of(*make("resnet-pad"), keep=0.6, init=init) for init in ("exemplars", "random_project", "random")}
+    plans = {
+        init: plan_of(*make("resnet-pad"), keep=0.6, init=init) for init in ("exemplars", "random_project", "random")
+    }
     assert len({str(widths(plan)) for _, plan in plans.values()}) == 1
     states = {init: apply(network.model, plan, shape).state_dict() for init, (network, plan) in plans.items()}
     same = {init: {n for n, t in s.items() if torch.equal(t, states["exemplars"][n])} for init, s in states.items()}
@@ -196,7 +200,11 @@ def test_betas_by_layer():
     model, shape = make("vgg")
     _, plan = plan_of(model, shape, beta=0.0, betas={"features.1[1-6].conv": 3.0})
     network = trace(model, shape)
-    late = {name for name in network.groups if name.startswith("features.1") and name != "features.1.conv" and "10" not in name}
+    late = {
+        name
+        for name in network.groups
+        if name.startswith("features.1") and name != "features.1.conv" and "10" not in name
+    }
     for name, keep in widths(plan).items():
         assert (len(keep) < network.groups[name].size) == (name in late)
     assert plan.notes["betas"]["features.11.conv"] == 3.0
@@ -223,7 +231,9 @@ def test_equal_filters_do_not_stop_it():
     assert "features.0.conv" in by_hand.notes["not_converged"]
 
 
-@pytest.mark.parametrize("settings", [{"beta": -1}, {"beta": float("inf")}, {"damping": 0.2}, {"init": "zeros"}, {"max_iter": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"beta": -1}, {"beta": float("inf")}, {"damping": 0.2}, {"init": "zeros"}, {"max_iter": 0}]
+)
 def test_values_out_of_range_are_refused(settings):
     with pytest.raises(PruneError):
         EPruner(**settings)
