@@ -69,7 +69,7 @@ def test_a_damaged_entry_is_an_error_and_nothing_is_trained(tmp_path, file):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
-    with pytest.raises(PruneError, match="damaged.*remove"):
+    with pytest.raises(PruneError, match=r"damaged.*remove"):
         get(tmp_path)
     assert path.read_bytes() == data
 

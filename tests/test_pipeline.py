@@ -166,7 +166,7 @@ def test_the_table_shows_it_all(finished):
 
 
 def test_a_checkpoint_is_the_dense_network(tmp_path, finished):
-    folder, _ = finished
+    _folder, _ = finished
     torch.manual_seed(5)
     trained = CifarResNet(depth=8, width=0.5).build(4)
     torch.save(trained.state_dict(), tmp_path / "weights.pth")
@@ -206,17 +206,22 @@ def test_the_user_s_class_needs_trust_to_load(tmp_path, monkeypatch):
     assert type(prune_cli.load(tmp_path / "run", trust=["usersnet"])).__name__ == "Net"
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_was_there(finished, tmp_path):
+def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path):
     """A file system of 300 kB in a namespace of its own, where the machine allows that."""
-    script = (
-        "mount -t tmpfs -o size=300k none {0} && cp -r {1}/bases {0}/ 2>/dev/null;"
-        "cd {0} && {2} -c 'import sys; from pathlib import Path; from prune_cli.files import write_bytes\n"
-        'write_bytes(Path("old"), bytes(1000))\n'
-        'try: write_bytes(Path("old"), bytes(10**6))\n'
-        'except Exception as e: print(type(e).__name__, e, len(Path("old").read_bytes()), sorted(p.name for p in Path().iterdir() if p.is_file()))\''
+    code = (
+        "import os; from pathlib import Path; from prune_cli.files import write_bytes\n"
+        "write_bytes(Path('old'), bytes(1000))\n"
+        "try: write_bytes(Path('old'), bytes(10**6))\n"
+        "except Exception as e: print(type(e).__name__, e, len(Path('old').read_bytes()), os.listdir('.'))"
     )
-    command = script.format(tmp_path, finished[0], sys.executable)
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)
+    command = f'mount -t tmpfs -o size=300k none {tmp_path} && cd {tmp_path} && {sys.executable} -c "$CODE"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", command],
+        env={**os.environ, "CODE": code},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         pytest.skip(f"no namespaces here: {done.stderr.strip()}")
     assert "PruneError cannot write old (1000000 bytes): No space left on device 1000 ['old']" in done.stdout

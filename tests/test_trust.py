@@ -6,13 +6,14 @@ from prune_cli.errors import PruneError
 from prune_cli.trust import build, check_engine, check_targets
 
 HOSTILE = [
-    "os.system", "subprocess.run", "builtins.eval", "builtins.exec", "pickle.loads", "runpy.run_path", "shutil.rmtree",
-    "torch.load", "torch.serialization.load", "numpy.load", "joblib.load", "torch.hub._import_module", "torch.hub.load",
-    "pathlib.Path.write_text", "builtins.open", "numpy.savetxt", "shutil.copy", "os.symlink", "urllib.request.urlopen",
-    "torch.ops.load_library", "importlib.import_module", "builtins.getattr", "hydra.utils.instantiate", "prune_clix.Evil",
-    "prune_cli.cli.os.system", "prune_cli.cli.main", "prune_cli.files.write_bytes", "prune_cli.pipeline.run",
-    "prune_cli.models.find_class", "prune_cli.errors.PruneError", "prune_cli.missing.Thing", "prune_cli..x", "prune_cli.", 3,
-    None, ["os.system"], {"a": "os.system"}, "${x}", "",
+    "os.system", "subprocess.run", "builtins.eval", "builtins.exec", "pickle.loads", "runpy.run_path",
+    "shutil.rmtree", "torch.load", "torch.serialization.load", "numpy.load", "joblib.load",
+    "torch.hub._import_module", "torch.hub.load", "pathlib.Path.write_text", "builtins.open", "numpy.savetxt",
+    "shutil.copy", "os.symlink", "urllib.request.urlopen", "torch.ops.load_library", "importlib.import_module",
+    "builtins.getattr", "hydra.utils.instantiate", "prune_clix.Evil", "prune_cli.cli.os.system",
+    "prune_cli.cli.main", "prune_cli.files.write_bytes", "prune_cli.pipeline.run", "prune_cli.models.find_class",
+    "prune_cli.errors.PruneError", "prune_cli.missing.Thing", "prune_cli..x", "prune_cli.", "${x}", 3, None,
+    ["os.system"], {"a": "os.system"}, "",
 ]  # fmt: skip
 
 

@@ -18,12 +18,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prune_cli.budget import Budget, Kept, cuttable
-from prune_cli.errors import require, require_choice, require_range
+from prune_cli.errors import PruneError, require, require_choice, require_range
 from prune_cli.plan import Plan, Width
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class EPruner:
         for pattern in self.betas:
             found = any(fnmatchcase(group.name, pattern) for group in groups)
             require(found, f"pruner.betas: no layer matches {pattern}; layers are {', '.join(g.name for g in groups)}")
+        require(budget.round_to == 1, "budget.round_to: the number of exemplars cannot be rounded; leave it at 1")
         if self.beta is None:
             budget.check(network, groups)
 
@@ -101,6 +103,9 @@ class EPruner:
         def fits(betas: Mapping[str, float]) -> bool:
             return budget.cost(network, kept_at(betas)) <= limit
 
+        def fits_with(name: str, beta: float) -> bool:
+            return fits({**betas, name: beta})
+
         def common(beta: float) -> dict[str, float]:
             return {name: self._override(name, beta) for name in layers}
 
@@ -111,17 +116,16 @@ class EPruner:
             above, below = below, 2 * below
             if below > 1e4:
                 least = budget.cost(network, kept_at(common(below))) / network.cost(budget.metric)  # type: ignore[arg-type]
-                require(
-                    False,
+                raise PruneError(
                     f"budget.keep={budget.keep:g} of {budget.metric} is out of reach: exemplars with "
-                    f"budget.floor={budget.floor:g} reach {least:.3f} on this network; raise keep or lower floor",
+                    f"budget.floor={budget.floor:g} reach {least:.3f} on this network; raise keep or lower floor"
                 )
         for _ in range(12):
             middle = (above + below) / 2
             above, below = (above, middle) if fits(common(middle)) else (middle, below)
         betas = common(below)
         for name in layers:
-            betas[name] = _furthest(betas[name], self._override(name, above), lambda b, n=name: fits({**betas, n: b}))
+            betas[name] = _furthest(betas[name], self._override(name, above), partial(fits_with, name))
         return kept_at(betas), betas
 
     # ---- the weights that fine-tuning starts from ---------------------------------------------------

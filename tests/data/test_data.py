@@ -196,7 +196,7 @@ def test_offline_says_what_to_do(kind, tmp_path, monkeypatch):
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setattr(array_sources, "DEBIAN_FASHION", tmp_path / "none")
-    with pytest.raises(PruneError, match="cannot be downloaded.*dataset.root") as error:
+    with pytest.raises(PruneError, match=r"cannot be downloaded.*dataset\.root") as error:
         Torchvision("x", **HALF, kind=kind, root=str(tmp_path)).load(tmp_path)
     assert "\n" not in str(error.value)
 

@@ -1,5 +1,6 @@
 """EPruner is the published method: the checks of its paper and of its official code."""
 
+import itertools
 import os
 import warnings
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_beta_zero_keeps_all_and_counts_fall_over_a_coarse_grid():
     model, shape = make("vgg")
     counts = [sum(map(len, widths(plan_of(model, shape, beta=b)[1]).values())) for b in (0.0, 0.5, 1.0, 2.0, 8.0)]
     assert counts[0] == sum(group.size for group in trace(model, shape).groups.values())
-    assert all(later <= earlier for earlier, later in zip(counts, counts[1:], strict=False)) and counts[-1] < counts[0]
+    assert all(later <= earlier for earlier, later in itertools.pairwise(counts)) and counts[-1] < counts[0]
 
 
 def test_scale_changes_nothing_and_permutation_permutes():
@@ -174,7 +175,7 @@ def test_published_start_of_vgg_has_a_fresh_classifier_too():
 
 
 def test_three_starts_of_the_same_structure():
-    model, shape = make("resnet-pad")
+    _model, shape = make("resnet-pad")
     plans = {
         init: plan_of(*make("resnet-pad"), keep=0.6, init=init) for init in ("exemplars", "random_project", "random")
     }
