@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from prune_cli.channels.interpret import Interpreter
 from prune_cli.channels.network import Axis, Group, Network, Role
-from prune_cli.channels.units import find_units
+from prune_cli.channels.units import find_units, keep_plain
 from prune_cli.errors import PruneError, require
 from prune_cli.models.shortcut import PadShortcut
 
@@ -33,11 +33,13 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> Network:
     found = _interpret(skeleton, shape)
     _refuse_training_only_parts(skeleton, found)
     groups = _groups(found)
+    with torch.no_grad():
+        units = keep_plain(skeleton.eval(), find_units(found), _sample(shape))
     return Network(
         model=model,
         groups={group.name: group for group in groups if not group.frozen},
         fixed={group.name: group for group in groups if group.frozen},
-        units=find_units(found),
+        units=units,
         layers=tuple(found.layers.values()),
         shape=tuple(shape),
     )
@@ -68,14 +70,18 @@ def _interpret(model: nn.Module, shape: tuple[int, ...]) -> Interpreter:
     interpreter = Interpreter(_graph(model))
     try:
         with torch.no_grad():
-            # A batch of two, so that a batch axis is never taken for a channel axis of length one.
-            interpreter.run(torch.empty(2, *shape, device="meta"))
+            interpreter.run(_sample(shape))
     except PruneError:
         raise
     except Exception as error:
         size = "x".join(map(str, shape))
         raise PruneError(f"{type(model).__name__} cannot take an input of {size}: {_first_line(error)}") from error
     return interpreter
+
+
+def _sample(shape: tuple[int, ...]) -> torch.Tensor:
+    """An input without data, of two images: a batch axis is then never taken for a channel axis of length one."""
+    return torch.empty(2, *shape, device="meta")
 
 
 def _first_line(error: Exception) -> str:

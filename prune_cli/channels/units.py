@@ -29,6 +29,30 @@ def find_units(found: Interpreter) -> tuple[str, ...]:
     return tuple(sorted([*residual, *chains], key=order.__getitem__))
 
 
+def keep_plain(model: nn.Module, units: tuple[str, ...], x: Tensor) -> tuple[str, ...]:
+    """The units whose call is one tensor in, one tensor out. DenseNet's layers take a list, which has no identity.
+
+    The model is run once; its hooks are gone afterwards.
+    """
+    plain: set[str] = set()
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+                plain.add(name)
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(watch(name), with_kwargs=True) for name in units]
+    try:
+        if units:
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(name for name in units if name in plain)
+
+
 def _nodes_by_module(found: Interpreter) -> dict[str, list[fx.Node]]:
     """The graph nodes inside each sub-module that is called once and has weighted layers of its own."""
     inside: dict[str, list[fx.Node]] = {}
@@ -37,7 +61,9 @@ def _nodes_by_module(found: Interpreter) -> dict[str, list[fx.Node]]:
         for name in stack:
             if name and name != node.target:
                 inside.setdefault(name, []).append(node)
-    return {name: nodes for name, nodes in inside.items() if any(_is_writer(node, found) for node in nodes)}
+    again = {name.split("@")[0] for name in inside if "@" in name}  # torch.fx writes a second call as name@1
+    once = {name: nodes for name, nodes in inside.items() if name.split("@")[0] not in again}
+    return {name: nodes for name, nodes in once.items() if any(_is_writer(node, found) for node in nodes)}
 
 
 def _is_writer(node: fx.Node, found: Interpreter) -> bool:

@@ -33,6 +33,9 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
+    def take(self, indices: np.ndarray[Any, Any]) -> Images:
+        """The images at these positions."""
+
     def batches(self, size: int, place: Place, shuffle: int | None = None) -> Iterator[Batch]:
         """Batches of at most `size`. `shuffle` is the seed of order and augmentation; without it, neither."""
 

@@ -8,12 +8,14 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from prune_cli.compute import Place
 from prune_cli.data.images import Images
@@ -68,7 +70,7 @@ def fit(
     start = time.perf_counter()
     counter = itertools.count(1)
     bar = tqdm(total=recipe.epochs * steps, desc=title, unit="step", leave=False, disable=not sys.stderr.isatty())
-    with bar:
+    with bar, nullcontext() if bar.disable else logging_redirect_tqdm():
         for epoch in range(recipe.epochs):
             began = time.perf_counter()
             model.train()

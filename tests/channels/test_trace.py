@@ -137,3 +137,8 @@ def test_what_cannot_be_traced_says_so_in_one_line():
     assert "\n" not in str(error.value)
     with pytest.raises(PruneError, match="cannot take an input of 1x8x8"):
         trace(Odd(nn.ReLU()), (1, 8, 8))
+
+
+def test_layers_that_take_a_list_are_no_units():
+    model, shape = make("concat")  # its first layers keep their shape
+    assert trace(model, shape).units == ()
