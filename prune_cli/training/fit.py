@@ -32,6 +32,7 @@ class Hooks:
     """All the ways in which a method may touch training."""
 
     parameters: Iterable[dict[str, object]] = ()  # extra parameter groups for the optimiser
+    decayed: Iterable[nn.Parameter] = ()  # whose weight decay the method does itself
     penalty: Callable[[], Tensor] | None = None  # added to the loss
     after_backward: Callable[[], None] | None = None  # rewrite gradients
     after_step: Callable[[int], None] | None = None  # with the number of steps done
@@ -164,8 +165,9 @@ def _step(
 
 def _optimizer(model: nn.Module, recipe: Recipe, hooks: Hooks) -> torch.optim.Optimizer:
     trained = [p for p in model.parameters() if p.requires_grad]
-    spared = [p for p in trained if p.dim() <= 1 and not recipe.decay_norm_bias]
-    decayed = [p for p in trained if p.dim() > 1 or recipe.decay_norm_bias]
+    own = {id(p) for p in hooks.decayed}
+    spared = [p for p in trained if id(p) in own or (p.dim() <= 1 and not recipe.decay_norm_bias)]
+    decayed = [p for p in trained if id(p) not in own and (p.dim() > 1 or recipe.decay_norm_bias)]
     groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": recipe.weight_decay}]
     groups += [{"params": spared, "weight_decay": 0.0}] if spared else []
     groups += hooks.parameters
