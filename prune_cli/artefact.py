@@ -46,6 +46,7 @@ def load(run_dir: str | Path, trust: Sequence[str] = ()) -> nn.Module:
     from prune_cli.surgery import apply
 
     folder = Path(run_dir)
+    require((folder / "result.json").is_file(), f"{folder} is not the folder of a finished run: it has no result.json")
     spec = json.loads(read_sealed(folder, "architecture.json"))
     weights = from_safetensors(read_sealed(folder, "model.safetensors"))
     dense = _model(spec["model"], trust).build(len(spec["classes"]))

@@ -54,11 +54,13 @@ class Budget:
         groups = list(groups)
         require(groups, "this network has no group of channels that the pruner may cut")
         smallest = self.cost(network, {g.name: _protected(g, np.arange(g.size)[::-1], self) for g in groups})
+        whole = any(group.is_stream and group not in groups for group in network.groups.values())
+        more = ", or cut residual streams too (pruner.streams=true, where the pruner has it)" if whole else ""
         fraction = smallest / network.cost(self.metric)  # type: ignore[arg-type]
         require(
             smallest <= self.limit(network),
             f"budget.keep={self.keep:g} of {self.metric} is out of reach: with budget.floor={self.floor:g} this pruner "
-            f"reaches {math.ceil(fraction * 1000) / 1000:g} to 1 here; raise budget.keep or lower budget.floor",
+            f"reaches {math.ceil(fraction * 1000) / 1000:g} to 1 here; raise budget.keep or lower budget.floor{more}",
         )
 
 

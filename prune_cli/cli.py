@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, version
@@ -19,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -47,11 +48,11 @@ def main() -> None:
     arguments = get_args_parser().parse_args()
     asks = arguments.help or arguments.hydra_help or arguments.info or arguments.cfg
     if not asks and not arguments.shell_completion:
-        run_and_report(lambda: preflight(arguments))
+        run_and_report(lambda: _refuse_early(arguments))
     try:
         _job()
     except KeyboardInterrupt:
-        print("prune-run: interrupted; a dense network already stored is kept and found again", file=sys.stderr)
+        print("prune-run: interrupted; finished runs and dense networks already stored are kept", file=sys.stderr)
         sys.exit(130)
 
 
@@ -59,10 +60,11 @@ def main() -> None:
 def _job(config: DictConfig) -> None:
     try:
         _run(config, list(HydraConfig.get().overrides.task))
-    except PruneError as error:
-        raise CompactHydraException(f"prune-run: {error}") from error
-    except OSError as error:
-        raise CompactHydraException(f"prune-run: {error}") from error
+    except (PruneError, OSError) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweep goes on; Hydra repeats the first failure at its end
+            log.error("failed: %s", error)
+            raise CompactHydraException(f"prune-run: {error}") from error
+        _end(error)
 
 
 def _run(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -79,6 +81,20 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> None:
     log.info("%s\nresults: %s", render(record), out)
 
 
+def _end(error: Exception) -> NoReturn:
+    """One line and exit code 1; the traceback for those who ask."""
+    if os.environ.get("HYDRA_FULL_ERROR"):
+        raise error
+    sys.exit(f"prune-run: {error}")
+
+
+def _refuse_early(arguments: Any) -> None:
+    try:
+        preflight(arguments)
+    except PruneError as error:
+        _end(error)
+
+
 def register_resolvers() -> None:
     """`${unless:given,value}`: 0 if something is given, else the value."""
     OmegaConf.register_new_resolver("unless", lambda given, value: 0 if given else value, replace=True)
@@ -88,21 +104,24 @@ def preflight(arguments: Any) -> None:
     """Compose and build every job once, without running it: mistakes cost a second, not a night.
 
     Raises:
-        HydraException: the first mistake found, ours or one of composing.
+        PruneError: the first mistake found.
+        HydraException: composing itself failed; Hydra explains why.
     """
     if arguments.experimental_rerun:
-        raise CompactHydraException("prune-run: --experimental-rerun would unpickle a file; repeat the command instead")
+        raise PruneError("--experimental-rerun would unpickle a file; repeat the command instead")
     path = create_config_search_path(str(Path(arguments.config_path or conf_dir()).resolve()))
     if arguments.config_dir:
-        folder = f"file://{Path(arguments.config_dir).resolve()}"
-        path.prepend("command-line", folder, anchor=SearchPathQuery(provider="schema"))
+        extra = f"file://{Path(arguments.config_dir).resolve()}"
+        path.prepend("command-line", extra, anchor=SearchPathQuery(provider="schema"))
     version.setbase("1.3")
     engine = Hydra.create_main_hydra2("prune-run", path)
     try:
-        for overrides in _jobs(arguments, engine.config_loader):
-            _check_job(arguments.config_name or "config", overrides)
-    except PruneError as error:
-        raise CompactHydraException(f"prune-run: {error}") from error
+        jobs = _jobs(arguments, engine.config_loader)
+        folders = {_check_job(arguments.config_name or "config", overrides) for overrides in jobs}
+        for folder in folders:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PruneError(f"outputs={error.filename} cannot be made: {error.strerror}") from error
     finally:
         GlobalHydra.instance().clear()
 
@@ -116,7 +135,8 @@ def _jobs(arguments: Any, loader: Any) -> list[list[str]]:
     return [list(map(str, job)) for batch in batches for job in batch]
 
 
-def _check_job(name: str, overrides: list[str]) -> None:
+def _check_job(name: str, overrides: list[str]) -> str:
+    """Check one job; the folder for its outputs."""
     try:
         config = compose(name, overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
@@ -127,6 +147,7 @@ def _check_job(name: str, overrides: list[str]) -> None:
         check_engine(OmegaConf.to_container(config.hydra, resolve=False))
         _check_folder(config, overrides)
         experiment_of(config, overrides, choices)
+        return str(config.outputs)
     except OmegaConfBaseException as error:
         raise PruneError(str(error).splitlines()[0]) from error
 
@@ -154,6 +175,7 @@ def experiment_of(config: DictConfig, overrides: Sequence[str], choices: Any) ->
     tree: dict[str, Any] = {str(key): value for key, value in plain.items() if key != "trust"}
     trusted = _trusted(overrides)
     given = plain.get("trust") or []
+    given = [given] if isinstance(given, str) else given
     require(sorted(given) == sorted(trusted), "trust is heeded on the command line only: trust=[package]")
     check_targets(tree, trusted)
     _adopt_custom_model(tree, overrides)

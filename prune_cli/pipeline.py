@@ -18,7 +18,7 @@ from prune_cli.benchmark import Hardware
 from prune_cli.budget import Budget
 from prune_cli.compute import Compute
 from prune_cli.data import Dataset
-from prune_cli.errors import require_range
+from prune_cli.errors import require, require_range
 from prune_cli.files import seal, sha256, slug, to_json, to_safetensors
 from prune_cli.models import Model
 from prune_cli.pruners import Pruner
@@ -78,10 +78,14 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
     data = e.dataset.load(Path(e.outputs) / "cache")
     _seed(e.seed, "train")
     dense = e.model.pretrained(len(data.classes))
+    _check_outputs(dense, data)
     e.pruner.check(trace(dense, data.shape), e.budget)
 
     base = clock.time("train", lambda: _base(e, data, dense, place))
     dense.cpu().eval()
+    if base.fit is not None and base.fit.val_accuracy < 1.5 / len(data.classes):
+        log.warning("the dense network is hardly better than chance (val %.2f%%): train.lr may be too high, or "
+                    "train.epochs too few", 100 * base.fit.val_accuracy)  # fmt: skip
     _seed(e.seed, "prune")
     network = trace(copy.deepcopy(dense), data.shape)
     plan = clock.time("prune", lambda: e.pruner.plan(network, data, e.budget, place, e.seed))
@@ -98,10 +102,11 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
     accuracy = {n: Accuracy(evaluate(m, data.val, exact), evaluate(m, data.test, exact)) for n, m in stages.items()}
     dense, small = dense.cpu().eval(), small.cpu().eval()
 
+    kept = trace(small, data.shape).cost(e.budget.metric) / network.cost(e.budget.metric)  # type: ignore[arg-type]
     log.info("measuring latency on %s", e.hardware.name)
     measures = clock.time("benchmark", lambda: measure({"dense": dense, "pruned": small}, data.shape, e.hardware))
     record = Record(
-        summary=_summary(e, base, accuracy, measures, clock),
+        summary={**_summary(e, base, accuracy, measures, clock), "budget_kept": kept},
         config=dict(config),
         command=sys.argv,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -135,6 +140,8 @@ def _base(e: Experiment, data: Data, dense: nn.Module, place: Place) -> Base:
     if e.train.epochs == 0 and checkpoint is not None:
         log.info("dense network: %s, not trained again", checkpoint)
         return Base("checkpoint", str(checkpoint), digest[:12], None)
+    if checkpoint is not None:
+        log.info("dense network: %s, trained on", checkpoint)
     parts = {
         "data": data.fingerprint,
         "augmentation": [e.dataset.crop, e.dataset.flip, list(e.dataset.mean), list(e.dataset.std)],
@@ -150,6 +157,17 @@ def _base(e: Experiment, data: Data, dense: nn.Module, place: Place) -> Base:
 
     name = slug(f"{e.names['model']}-{e.names['dataset']}-seed{e.seed}")
     return get_or_train(Path(e.outputs) / "bases", name, parts, dense, train)
+
+
+def _check_outputs(dense: nn.Module, data: Data) -> None:
+    """A network with other classes than the data would train, and mean nothing."""
+    import torch
+
+    with torch.no_grad():
+        outputs = dense.eval()(torch.zeros(1, *data.shape))
+    fits = isinstance(outputs, torch.Tensor) and outputs.shape == (1, len(data.classes))
+    given = tuple(outputs.shape)[1:] if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+    require(fits, f"the network gives {given} for an image, but {data.name} has {len(data.classes)} classes")
 
 
 def _summary(

@@ -24,7 +24,7 @@ def render(record: Record) -> str:
         label = {"cut": "pruned", "finetuned": "fine-tuned"}.get(name, name)
         table.add_row(label, *_accuracy(record.accuracy[name]), *_cost(cost, dense))
     table.caption = (
-        f"budget {budget['metric']} <= {budget['keep']:g}; latency: median ms on "
+        f"budget {budget['metric']} <= {budget['keep']:g}, kept {summary['budget_kept']:.3f}\nlatency: median ms on "
         + ", ".join(
             f"{n} ({h['threads']} thread{'s' * (h['threads'] > 1)}, {h['dtype']})" for n, h in record.hardware.items()
         )

@@ -49,7 +49,7 @@ def results(folder):
 
 def test_help_is_quick_and_lists_the_groups(tmp_path):
     done = quick(tmp_path, "--help")
-    assert done.returncode == 0 and "pruner: epruner, magnitude, none, random" in done.stdout
+    assert done.returncode == 0 and f"pruner: {', '.join(PRUNERS)}" in done.stdout
     assert "budget" in done.stdout
     assert os.listdir(tmp_path) == []
 
@@ -179,3 +179,8 @@ def test_a_wheel_brings_its_configs(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "site") in done.stdout and len(results(tmp_path / "outputs")) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    done = quick(tmp_path, "outputs=/proc/nope")
+    assert done.returncode == 1 and "cannot be made" in done.stderr and "Traceback" not in done.stderr

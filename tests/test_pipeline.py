@@ -123,7 +123,7 @@ def test_load_notices_damage(finished, tmp_path, file):
     path.write_bytes(data)
     with pytest.raises(PruneError, match="damaged"):
         prune_cli.load(tmp_path / "run")
-    with pytest.raises(PruneError, match="cannot be read"):
+    with pytest.raises(PruneError, match="not the folder of a finished run"):
         prune_cli.load(tmp_path / "nowhere")
 
 
@@ -226,3 +226,19 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path):
         pytest.skip(f"no namespaces here: {done.stderr.strip()}")
     assert "PruneError cannot write old (1000000 bytes): No space left on device 1000 ['old']" in done.stdout
     assert os.listdir(tmp_path) == []
+
+
+def test_a_network_of_other_classes_is_refused_before_training(tmp_path):
+    wrong = Custom(target="tests.test_pipeline.TenClasses")
+    with pytest.raises(PruneError, match=r"gives \(10,\) for an image, but synthetic has 4 classes"):
+        run(experiment(tmp_path, model=wrong), tmp_path / "run", CONFIG)
+    assert not (tmp_path / "bases").exists()
+
+
+class TenClasses(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).mean((2, 3)))

@@ -47,9 +47,9 @@ def _read(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise anything; so does a pickle that asks for code
-        first = str(error).strip().splitlines()[:1]
         raise PruneError(
-            f"{path} cannot be read as plain weights: {first[0] if first else type(error).__name__}"
+            f"{path} cannot be read as plain weights ({type(error).__name__}): "
+            "save model.state_dict(), with torch.save or as safetensors"
         ) from error
 
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prune_cli.budget import Budget, cuttable, select
-from prune_cli.errors import require, require_choice, require_range
+from prune_cli.errors import DivergedError, require, require_choice, require_range
 from prune_cli.plan import Plan, Width
 from prune_cli.training.recipe import Recipe
 
@@ -82,6 +82,14 @@ class CSgd:
         hooks = Hooks(decayed=pull.parameters, after_backward=pull, after_epoch=report)
         fit(network.model, data, self.recipe, place, seed, title="centripetal", hooks=hooks)
         network.model.cpu()
+        if not deviations[-1] < deviations[0]:
+            raise DivergedError(
+                f"centripetal: filters moved apart, from {deviations[0]:.2g} to {deviations[-1]:.2g} (eps {eps:.3g}); "
+                "try a lower pruner.eps or pruner.recipe.lr"
+            )
+        if deviations[-1] > 1e-4 * deviations[0]:
+            line = "filters are not identical yet (deviation %.1e of %.1e), so the cut loses something; raise %s"
+            log.warning(line, deviations[-1], deviations[0], "pruner.recipe.epochs, or repair it with finetune.epochs")
         average_statistics(network, labels)
         edits = tuple(merge(name, own) for name, own in labels.items() if len(set(own.tolist())) < len(own))
         return Plan(edits, notes={"eps": eps, "deviation": deviations})
@@ -252,20 +260,16 @@ def solve_eps(recipe: Recipe, steps: int, share: float) -> float:
     """
 
     def left(eps: float) -> float:
-        return remaining(recipe, steps, eps * share)
+        """What stays of the slower pull, and whether the stronger one overshoots."""
+        return max(remaining(recipe, steps, eps * share), remaining(recipe, steps, eps + recipe.weight_decay))
 
-    low, high = 1e-6, 1e-6
-    while left(high) > COLLAPSED and high < 1e3:
-        low, high = high, 2 * high
-    if left(high) > COLLAPSED:
-        best = min((10.0**k for k in np.linspace(-6, 2, 81)), key=left)
+    grid = [10.0**k for k in np.linspace(-6, 2, 81)]
+    best = min(grid, key=left)
+    if left(best) > COLLAPSED:
         log.warning("%d steps are too few for filters to become identical: %.1e of their distance stays; "
                     "raise pruner.recipe.epochs or lr", recipe.epochs * steps, left(best))  # fmt: skip
         return float(best)
-    for _ in range(20):
-        middle = (low + high) / 2
-        low, high = (low, middle) if left(middle) <= COLLAPSED else (middle, high)
-    return high
+    return next(eps for eps in grid if left(eps) <= COLLAPSED)
 
 
 def remaining(recipe: Recipe, steps: int, strength: float) -> float:

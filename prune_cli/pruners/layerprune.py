@@ -49,6 +49,8 @@ class LayerPrune:
     embedding: int = 2048  # imprinting: maps are pooled to about so many numbers (2048: CIFAR ResNets; 512: VGG)
 
     def __post_init__(self) -> None:
+        if isinstance(self.criteria, str):  # one name, without brackets
+            object.__setattr__(self, "criteria", (self.criteria,))
         require(self.criteria, "pruner.criteria must name at least one criterion")
         for criterion in self.criteria:
             require_choice("pruner.criteria", criterion, CHOICES)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from prune_cli.budget import Budget
 from prune_cli.channels import trace
-from prune_cli.errors import PruneError
+from prune_cli.errors import DivergedError, PruneError
 from prune_cli.pruners.csgd import Centripetal, CSgd, alike, average_statistics, merge, remaining, row_labels, solve_eps
 from prune_cli.surgery import apply
 from prune_cli.training.fit import Hooks, fit
@@ -151,10 +151,22 @@ def test_eps_is_solved_from_the_number_of_steps():
     for steps in (50, 500):
         eps = solve_eps(COLLAPSE, steps, share=0.1)
         assert remaining(COLLAPSE, steps, 0.1 * eps) <= 1e-7 < remaining(COLLAPSE, steps, 0.05 * eps)
+        assert remaining(COLLAPSE, steps, eps) <= 1e-7  # what kernels are pulled by does not overshoot
     assert solve_eps(COLLAPSE, 500, 0.1) < solve_eps(COLLAPSE, 50, 0.1)
     # The published rule of thumb: 13.8 (1 - mu) / (lr strength) steps shrink a deviation by 10^6.
     recipe = Recipe(epochs=1, lr=0.03, schedule="constant")
     assert remaining(recipe, 14744, 3.1e-3) == pytest.approx(1e-6, rel=0.3)
+
+
+def test_a_short_training_never_blows_up(data, place):
+    """Too few steps for identity: the strength stays where nothing overshoots, and the log says what is lost."""
+    for epochs in (1, 5):
+        model, shape = make("resnet-pad")
+        plan = CSgd(Recipe(epochs=epochs, batch=64, lr=0.03)).plan(trace(model, shape), data, Budget(), place, 0)
+        assert plan.notes["deviation"][-1] < plan.notes["deviation"][0]
+    model, shape = make("resnet-pad")
+    with pytest.raises(DivergedError, match="moved apart"):
+        CSgd(Recipe(epochs=3, batch=32, lr=0.1), eps=90.0).plan(trace(model, shape), data, Budget(), place, 0)
 
 
 @pytest.mark.parametrize("clusters, sizes", [("even", [4, 4]), ("biased", [1, 7]), ("kmeans", None)])
