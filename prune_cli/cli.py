@@ -118,12 +118,13 @@ def preflight(arguments: Any) -> None:
     try:
         jobs = _jobs(arguments, engine.config_loader)
         folders = {_check_job(arguments.config_name or "config", overrides) for overrides in jobs}
-        for folder in folders:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PruneError(f"outputs={error.filename} cannot be made: {error.strerror}") from error
     finally:
         GlobalHydra.instance().clear()
+    for folder in folders:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PruneError(f"outputs={folder} cannot be made: {error.strerror}") from error
 
 
 def _jobs(arguments: Any, loader: Any) -> list[list[str]]:
