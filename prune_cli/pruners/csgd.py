@@ -127,7 +127,7 @@ class CSgd:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # duplicate filters leave fewer clusters, which is as good
-            return np.asarray(KMeans(count, n_init=10, random_state=seed).fit(points).labels_)
+            return np.asarray(KMeans(count, n_init="auto", random_state=seed).fit(points).labels_)
 
 
 def alike(group: Group) -> list[list[int]]:
