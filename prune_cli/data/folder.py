@@ -43,11 +43,9 @@ def list_splits(root: Path) -> tuple[dict[str, Listing], tuple[str, ...]]:
         require(not extra, f"{root / name} has classes that {root / 'train'} has not: {', '.join(extra)}")
         splits[name] = _listing(root / name, classes)
         require(splits[name][0], f"{root / name} holds no images ({', '.join(sorted(SUFFIXES))})")
-        lacking = [c for label, c in enumerate(classes) if label not in splits[name][1]]
-        if lacking and name != "train":
-            log.warning("%s has no images of: %s", root / name, ", ".join(lacking))
-    missing = sorted(set(range(len(classes))) - set(splits["train"][1]))
-    require(not missing, f"{root / 'train' / classes[missing[0]] if missing else ''} holds no images")
+        for lacking in (c for label, c in enumerate(classes) if label not in splits[name][1]):
+            require(name != "train", f"{root / name / lacking} holds no images")
+            log.warning("%s holds no images of the class %s", root / name, lacking)
     return splits, classes
 
 
