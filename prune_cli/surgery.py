@@ -188,3 +188,17 @@ def _select(module: nn.Module, name: str, kept: Tensor, dim: int) -> None:
     chosen = tensor.detach().index_select(dim, kept.to(tensor.device))
     is_parameter = isinstance(tensor, nn.Parameter)
     setattr(module, name, nn.Parameter(chosen, tensor.requires_grad) if is_parameter else chosen)
+
+
+def write_back(model: nn.Module, plan: Plan, small: nn.Module, shape: tuple[int, ...]) -> None:
+    """Put the weights of `small`, which `plan` made from the model, back where they came from in the model.
+
+    The plan may only choose channels: what is merged or dropped has no place of its own to go back to.
+    """
+    numbered = copy.deepcopy(model).double()  # every entry is its own position: surgery itself says where it ends up
+    for tensor in numbered.state_dict().values():
+        tensor.copy_(torch.arange(tensor.numel()).view_as(tensor))
+    positions = apply(numbered, plan, shape).state_dict()
+    new = small.state_dict()
+    for name, tensor in model.state_dict().items():
+        tensor.view(-1)[positions[name].long().view(-1)] = new[name].to(tensor.device).reshape(-1)

@@ -49,7 +49,7 @@ def _refuse_training_only_parts(skeleton: nn.Module, found: Interpreter) -> None
     reached = {node.target for node in found.values}
     idle = [n for n, m in skeleton.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and n not in reached]
     if idle:
-        in_training = {node.target for node in _graph(skeleton.train()).graph.nodes}
+        in_training = {node.target for node in graph_of(skeleton.train()).graph.nodes}
         extra = ", ".join(name for name in idle if name in in_training)
         require(not extra, f"{extra} run in training only: build the network without them (aux_logits=False)")
 
@@ -59,7 +59,12 @@ class _Tracer(fx.Tracer):
         return isinstance(m, PadShortcut) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _graph(model: nn.Module) -> fx.GraphModule:
+def graph_of(model: nn.Module) -> fx.GraphModule:
+    """The forward of a network as a graph over its own modules, which it shares.
+
+    Raises:
+        PruneError: `torch.fx` cannot follow it.
+    """
     try:
         return fx.GraphModule(model, _Tracer().trace(model))
     except Exception as error:  # tracing runs the user's forward: anything can come out of it
@@ -67,7 +72,7 @@ def _graph(model: nn.Module) -> fx.GraphModule:
 
 
 def _interpret(model: nn.Module, shape: tuple[int, ...]) -> Interpreter:
-    interpreter = Interpreter(_graph(model))
+    interpreter = Interpreter(graph_of(model))
     try:
         with torch.no_grad():
             interpreter.run(_sample(shape))
