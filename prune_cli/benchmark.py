@@ -80,6 +80,34 @@ def measure(networks: Mapping[str, nn.Module], shape: tuple[int, ...], hardware:
     }
 
 
+class Stopwatch:
+    """Latencies of candidates for one target and batch size, each as a part of the dense network's.
+
+    Every candidate is timed in turn with the dense network. Latency depends on shapes: equal ones are timed once.
+    """
+
+    def __init__(self, dense: nn.Module, shape: tuple[int, ...], hardware: Hardware, batch: int) -> None:
+        self.shape, self.hardware, self.batch = shape, hardware, batch
+        self.dense = _prepare(dense, hardware)
+        self.known: dict[tuple[Any, ...], float] = {_shapes(dense): 1.0}
+
+    def ratio(self, model: nn.Module) -> float:
+        import torch
+
+        key = _shapes(model)
+        if key not in self.known:
+            x = _example(self.batch, self.shape, self.hardware)
+            ready = {"dense": self.dense, "candidate": _prepare(model, self.hardware)}
+            with _threads(self.hardware.threads), torch.inference_mode():
+                calls = {name: _caller(network, x) for name, network in ready.items()}
+                self.known[key] = _race(calls, self.batch, self.hardware)["candidate"].ratio
+        return self.known[key]
+
+
+def _shapes(model: nn.Module) -> tuple[Any, ...]:
+    return tuple((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
+
+
 def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
     """Multiply-adds of conv and linear layers for one image, as fvcore counts them (its batch-norm is left out)."""
     import torch

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prune_cli.errors import require, require_choice, require_range
+from prune_cli.plan import Drop, Plan, Width
 
 if TYPE_CHECKING:
+    from prune_cli.benchmark import Stopwatch
     from prune_cli.channels import Group, Network
 
-METRICS = ("channels", "volume", "params", "macs")
+METRICS = ("channels", "volume", "params", "macs", "latency")
 Kept = dict[str, tuple[int, ...]]  # per group, the channels that stay
 
 
@@ -22,46 +24,79 @@ Kept = dict[str, tuple[int, ...]]  # per group, the channels that stay
 class Budget:
     """Keep at most this part of the dense network's cost."""
 
-    metric: str = "macs"  # channels | volume | params | macs
+    metric: str = "macs"  # channels | volume | params | macs | latency
     keep: float = 0.5  # fraction of the dense network's, in (0, 1]
     floor: float = 0.1  # of every group's channels at least this fraction stays, and one of each layer's
     round_to: int = 1  # widths are multiples of this where the group has as many
+    target: str | None = None  # latency: the hardware it is measured on, by name; null: the one there is
+    batch: int = 1  # latency: of so many images at once
+    stopwatch: Stopwatch | None = None  # latency: what measures it
 
     def __post_init__(self) -> None:
         require_choice("budget.metric", self.metric, METRICS)
         require_range("budget.keep", self.keep, 0, 1, open_low=True)
         require_range("budget.floor", self.floor, 0, 1)
         require_range("budget.round_to", self.round_to, 1, 1024, whole=True)
+        require_range("budget.batch", self.batch, 1, 65536, whole=True)
+
+    @property
+    def countable(self) -> str:
+        """The metric itself, or what is counted in place of a latency where only a formula will do."""
+        return "macs" if self.metric == "latency" else self.metric
 
     def least(self, group: Group) -> int:
         """How many channels of a group stay whatever happens."""
         wanted = max(1, math.ceil(self.floor * group.size))
         return min(group.size, math.ceil(wanted / self.round_to) * self.round_to)
 
-    def limit(self, network: Network) -> float:
-        """The cost that may remain."""
-        return float(self.keep * network.cost(self.metric))  # type: ignore[arg-type]
+    def remaining(self, network: Network, kept: Kept, dropped: Sequence[str] = ()) -> float:
+        """The part of the dense network's cost that is left by these channels, without these units.
 
-    def cost(self, network: Network, kept: Kept) -> float:
-        return float(network.cost(self.metric, masks(network, kept)))  # type: ignore[arg-type]
+        A latency is measured on the network cut to size; the other metrics are counted.
+        """
+        if self.metric == "latency":
+            from prune_cli.surgery import apply
 
-    def check(self, network: Network, groups: Iterable[Group]) -> None:
+            assert self.stopwatch is not None
+            return self.stopwatch.ratio(apply(network.model, plan_of(kept, dropped), network.shape))
+        whole = float(network.cost(self.metric))  # type: ignore[arg-type]
+        require(
+            whole, f"budget.metric={self.metric} counts convolutions, and this network has none: use macs or params"
+        )
+        if dropped:
+            from prune_cli.channels import trace
+            from prune_cli.surgery import apply
+
+            small = apply(network.model, plan_of(kept, dropped), network.shape)
+            return float(trace(small, network.shape).cost(self.metric)) / whole  # type: ignore[arg-type]
+        return float(network.cost(self.metric, masks(network, kept))) / whole  # type: ignore[arg-type]
+
+    def check(self, network: Network, groups: Iterable[Group], vanishing: Mapping[str, str] | None = None) -> None:
         """Refuse a budget that cutting these groups to their floors would not meet.
+
+        Args:
+            vanishing: groups that may go altogether, each with the unit that is dropped then.
 
         Raises:
             PruneError: with the range that is reachable.
         """
-        groups = list(groups)
+        groups, vanishing = list(groups), vanishing or {}
         require(groups, "this network has no group of channels that the pruner may cut")
-        smallest = self.cost(network, {g.name: _protected(g, np.arange(g.size)[::-1], self) for g in groups})
+        staying = [group for group in groups if group.name not in vanishing]
+        floors = {g.name: protected(g, np.arange(g.size)[::-1], self) for g in staying}
+        smallest = self.remaining(network, floors, sorted(set(vanishing.values())))
         whole = any(group.is_stream and group not in groups for group in network.groups.values())
         more = ", or cut residual streams too (pruner.streams=true, where the pruner has it)" if whole else ""
-        fraction = smallest / network.cost(self.metric)  # type: ignore[arg-type]
         require(
-            smallest <= self.limit(network),
+            smallest <= self.keep,
             f"budget.keep={self.keep:g} of {self.metric} is out of reach: with budget.floor={self.floor:g} this pruner "
-            f"reaches {math.ceil(fraction * 1000) / 1000:g} to 1 here; raise budget.keep or lower budget.floor{more}",
+            f"reaches {math.ceil(smallest * 1000) / 1000:g} to 1 here; raise budget.keep or lower budget.floor{more}",
         )
+
+
+def plan_of(kept: Kept, dropped: Sequence[str] = ()) -> Plan:
+    """The plan that leaves these channels and drops these units; groups inside dropped units go with them."""
+    return Plan((*(Drop(unit) for unit in dropped), *(Width(name, keep) for name, keep in kept.items() if keep)))
 
 
 def cuttable(network: Network, *, streams: bool = False) -> tuple[Group, ...]:
@@ -78,19 +113,28 @@ def masks(network: Network, kept: Kept) -> dict[str, np.ndarray[Any, Any]]:
     return found
 
 
-def select(network: Network, scores: Mapping[str, np.ndarray[Any, Any]], budget: Budget) -> Kept:
+def select(
+    network: Network,
+    scores: Mapping[str, np.ndarray[Any, Any]],
+    budget: Budget,
+    *,
+    vanishing: Mapping[str, str] | None = None,
+    shut: float = -math.inf,
+) -> Kept:
     """Remove channels in ascending order of score, over all groups, until the budget is met.
 
     Args:
         scores: per group to be cut, a number for each channel (C), comparable between groups.
+        vanishing: groups that may go altogether (`()` in the result), each with the unit that is dropped then.
+        shut: channels that score less go whether the budget asks for it or not, down to the floors.
 
     Raises:
         PruneError: everything down to the floors is not enough.
     """
-    groups = [network.group(name) for name in scores]
-    budget.check(network, groups)
-    steps = sorted((step for group in groups for step in _steps(group, scores[group.name], budget)), key=lambda s: s[0])
-    limit = budget.limit(network)
+    groups, vanishing = [network.group(name) for name in scores], vanishing or {}
+    budget.check(network, groups, vanishing)
+    found = (step for group in groups for step in _steps(group, scores[group.name], budget, group.name in vanishing))
+    steps = sorted(found, key=lambda step: step[0])
 
     def kept(count: int) -> Kept:
         gone: dict[str, set[int]] = {}
@@ -98,24 +142,28 @@ def select(network: Network, scores: Mapping[str, np.ndarray[Any, Any]], budget:
             gone.setdefault(name, set()).update(channels)
         return {g.name: tuple(c for c in range(g.size) if c not in gone.get(g.name, ())) for g in groups}
 
-    low, high = 0, len(steps)  # the fewest steps that meet the limit: the cost falls with every step
+    def fits(count: int) -> bool:
+        found = kept(count)
+        units = {unit for name, unit in vanishing.items() if not found[name]}
+        staying = {name: keep for name, keep in found.items() if vanishing.get(name) not in units}
+        return budget.remaining(network, staying, sorted(units)) <= budget.keep
+
+    # The fewest steps that fit: the cost falls with every step.
+    low, high = sum(score < shut for score, _, _ in steps), len(steps)
     while low < high:
         middle = (low + high) // 2
-        if budget.cost(network, kept(middle)) <= limit:
-            high = middle
-        else:
-            low = middle + 1
-    require(
-        budget.cost(network, kept(low)) <= limit, f"budget.keep={budget.keep:g} of {budget.metric} is out of reach here"
-    )
+        low, high = (low, middle) if fits(middle) else (middle + 1, high)
+    require(fits(low), f"budget.keep={budget.keep:g} of {budget.metric} is out of reach here")
     return kept(low)
 
 
-def _steps(group: Group, scores: np.ndarray[Any, Any], budget: Budget) -> list[tuple[float, str, tuple[int, ...]]]:
+def _steps(
+    group: Group, scores: np.ndarray[Any, Any], budget: Budget, vanishes: bool
+) -> list[tuple[float, str, tuple[int, ...]]]:
     """What may be removed from a group, least important first, in portions that keep its width a multiple."""
     order = np.argsort(scores, kind="stable")
-    protected = set(_protected(group, order, budget))
-    removable = [int(channel) for channel in order if int(channel) not in protected]
+    staying = set() if vanishes else set(protected(group, order, budget))
+    removable = [int(channel) for channel in order if int(channel) not in staying]
     steps = []
     first = group.size % budget.round_to or budget.round_to
     while removable:
@@ -127,7 +175,7 @@ def _steps(group: Group, scores: np.ndarray[Any, Any], budget: Budget) -> list[t
     return steps
 
 
-def _protected(group: Group, order: np.ndarray[Any, Any], budget: Budget) -> tuple[int, ...]:
+def protected(group: Group, order: np.ndarray[Any, Any], budget: Budget) -> tuple[int, ...]:
     """The most important channels up to the floor, and the most important one of every layer's part."""
     best = [int(channel) for channel in order[::-1]]
     chosen = set(best[: budget.least(group)])

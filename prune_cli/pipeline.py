@@ -50,11 +50,15 @@ class Experiment:
     hardware: Hardware
     compute: Compute
     names: Mapping[str, str]  # dataset, model, pruner, as chosen on the command line
+    reestimate: int = 0  # training images that batch-norm statistics are estimated anew from after the cut
     seed: int = 0
     outputs: str = "outputs"  # holds the store of dense networks and decoded images
 
     def __post_init__(self) -> None:
         require_range("seed", self.seed, 0, 2**31, whole=True)
+        require_range("reestimate", self.reestimate, 0, 10**7, whole=True)
+        known = self.budget.target in (None, self.hardware.name)
+        require(known, f"budget.target={self.budget.target}: the hardware of this run is {self.hardware.name}")
         self.dataset.check()
         self.model.check()
 
@@ -72,6 +76,7 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
     from prune_cli.channels import trace
     from prune_cli.surgery import apply
     from prune_cli.training.fit import evaluate, fit
+    from prune_cli.training.statistics import reestimate
 
     e, clock = experiment, _Clock()
     place = e.compute.resolve()
@@ -79,6 +84,7 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
     _seed(e.seed, "train")
     dense = e.model.pretrained(len(data.classes))
     _check_outputs(dense, data)
+    e = replace(e, budget=_measurable(e, dense, data))
     e.pruner.check(trace(dense, data.shape), e.budget)
 
     base = clock.time("train", lambda: _base(e, data, dense, place))
@@ -92,21 +98,26 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
     small = apply(network.model.cpu(), plan, data.shape)
     log.info("pruned: %d edits, %.1f s", len(plan.edits), clock.seconds["prune"])
 
-    cut = copy.deepcopy(small)
+    stages = {"dense": dense, "cut": copy.deepcopy(small)}
+    if e.reestimate:
+        reestimate(small, data.train, place, e.reestimate, e.seed)
+        stages["reestimated"] = copy.deepcopy(small)
     _seed(e.seed, "finetune")
     tuned = clock.time(
         "finetune", lambda: fit(small, data, e.finetune, place, e.seed + 1, title="fine-tuning", teacher=dense)
     )
-    stages = {"dense": dense, "cut": cut, "finetuned": small}
+    stages["finetuned"] = small
     exact = replace(place, dtype=torch.float32)  # the networks are saved in fp32, so that is what is judged
     accuracy = {n: Accuracy(evaluate(m, data.val, exact), evaluate(m, data.test, exact)) for n, m in stages.items()}
     dense, small = dense.cpu().eval(), small.cpu().eval()
 
-    kept = trace(small, data.shape).cost(e.budget.metric) / network.cost(e.budget.metric)  # type: ignore[arg-type]
     log.info("measuring latency on %s", e.hardware.name)
     measures = clock.time("benchmark", lambda: measure({"dense": dense, "pruned": small}, data.shape, e.hardware))
     record = Record(
-        summary={**_summary(e, base, accuracy, measures, clock), "budget_kept": kept},
+        summary={
+            **_summary(e, base, accuracy, measures, clock),
+            "budget_kept": _kept(e.budget, dense, small, data.shape, measures),
+        },
         config=dict(config),
         command=sys.argv,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -157,6 +168,29 @@ def _base(e: Experiment, data: Data, dense: nn.Module, place: Place) -> Base:
 
     name = slug(f"{e.names['model']}-{e.names['dataset']}-seed{e.seed}")
     return get_or_train(Path(e.outputs) / "bases", name, parts, dense, train)
+
+
+def _measurable(e: Experiment, dense: nn.Module, data: Data) -> Budget:
+    """The budget, with what measures it if it is a latency."""
+    if e.budget.metric != "latency":
+        return e.budget
+    from prune_cli.benchmark import Stopwatch
+
+    return replace(e.budget, stopwatch=Stopwatch(dense, data.shape, e.hardware, e.budget.batch))
+
+
+def _kept(
+    budget: Budget, dense: nn.Module, small: nn.Module, shape: tuple[int, ...], measures: Mapping[str, Measure]
+) -> float:
+    """The part of the dense network's cost that was reached; a latency is the one of the final measurement."""
+    from prune_cli.channels import trace
+
+    if budget.metric == "latency":
+        assert budget.stopwatch is not None
+        rows = next(iter(measures["pruned"].latency.values()))
+        again = [row.ratio for row in rows if row.batch == budget.batch]
+        return again[0] if again else budget.stopwatch.ratio(small)
+    return float(trace(small, shape).cost(budget.metric) / trace(dense, shape).cost(budget.metric))  # type: ignore[arg-type]
 
 
 def _check_outputs(dense: nn.Module, data: Data) -> None:

@@ -88,7 +88,7 @@ class Record:
     hardware: dict[str, dict[str, Any]]  # by target: threads, dtype, layout, rounds
     base: Base
     plan: dict[str, Any]  # as plan.json
-    accuracy: dict[str, Accuracy]  # dense, cut, finetuned
+    accuracy: dict[str, Accuracy]  # dense, cut, reestimated (if asked for), finetuned
     measures: dict[str, Measure]  # dense, pruned
     finetune: Fit | None
     seconds: dict[str, float]  # by stage

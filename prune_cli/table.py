@@ -20,9 +20,9 @@ def render(record: Record) -> str:
     table.add_column("")
     for heading in ("test", "val", "params", "MACs", *_latency_headings(dense), "file"):
         table.add_column(heading, justify="right")
-    for name, cost in (("dense", dense), ("cut", pruned), ("finetuned", pruned)):
-        label = {"cut": "pruned", "finetuned": "fine-tuned"}.get(name, name)
-        table.add_row(label, *_accuracy(record.accuracy[name]), *_cost(cost, dense))
+    labels = {"dense": "dense", "cut": "pruned", "reestimated": "re-estimated", "finetuned": "fine-tuned"}
+    for name, accuracy in record.accuracy.items():
+        table.add_row(labels[name], *_accuracy(accuracy), *_cost(dense if name == "dense" else pruned, dense))
     table.caption = (
         f"budget {budget['metric']} <= {budget['keep']:g}, kept {summary['budget_kept']:.3f}\nlatency: median ms on "
         + ", ".join(

@@ -7,6 +7,7 @@ Departures from the paper:
 - A budget replaces beta unless beta is given: the paper's betas do not carry over from one trained network to
   another. The search moves beta, keeps at least `budget.floor` of every layer by a lower beta there, puts exact
   duplicates aside first, and asks again, more patiently, where affinity propagation has not converged.
+- With `budget.round_to` the filters that resemble no exemplar are kept too, until widths are multiples.
 - `carry_bn=true` keeps the batch-norm entries of exemplars; the official code starts them afresh, and for a
   network whose pruned filters feed a linear layer (VGG) that layer too: `carry_bn=false`.
 """
@@ -61,7 +62,6 @@ class EPruner:
         for pattern in self.betas:
             found = any(fnmatchcase(group.name, pattern) for group in groups)
             require(found, f"pruner.betas: no layer matches {pattern}; layers are {', '.join(g.name for g in groups)}")
-        require(budget.round_to == 1, "budget.round_to: the number of exemplars cannot be rounded; leave it at 1")
         if self.beta is None:
             budget.check(network, groups)
 
@@ -94,14 +94,14 @@ class EPruner:
         on it: every candidate is costed, and the layers then move one by one from the beta that fits to the
         one that does not, as far as the budget allows.
         """
-        limit = budget.limit(network)
         floors = {name: budget.least(network.groups[name]) for name in layers}
 
         def kept_at(betas: Mapping[str, float]) -> Kept:
-            return {name: layer.above_floor(betas[name], floors[name]) for name, layer in layers.items()}
+            kept = {name: layer.above_floor(betas[name], floors[name]) for name, layer in layers.items()}
+            return {name: layers[name].rounded(keep, budget.round_to) for name, keep in kept.items()}
 
         def fits(betas: Mapping[str, float]) -> bool:
-            return budget.cost(network, kept_at(betas)) <= limit
+            return budget.remaining(network, kept_at(betas)) <= budget.keep
 
         def fits_with(name: str, beta: float) -> bool:
             return fits({**betas, name: beta})
@@ -115,7 +115,7 @@ class EPruner:
         while not fits(common(below)):
             above, below = below, 2 * below
             if below > 1e4:
-                least = budget.cost(network, kept_at(common(below))) / network.cost(budget.metric)  # type: ignore[arg-type]
+                least = budget.remaining(network, kept_at(common(below)))
                 raise PruneError(
                     f"budget.keep={budget.keep:g} of {budget.metric} is out of reach: exemplars with "
                     f"budget.floor={budget.floor:g} reach {least:.3f} on this network; raise keep or lower floor"
@@ -124,6 +124,10 @@ class EPruner:
             middle = (above + below) / 2
             above, below = (above, middle) if fits(common(middle)) else (middle, below)
         betas = common(below)
+        if (
+            budget.metric == "latency"
+        ):  # measured: hundreds of candidates would take long, and differ by less than noise
+            return kept_at(betas), betas
         for name in layers:
             betas[name] = _furthest(betas[name], self._override(name, above), partial(fits_with, name))
         return kept_at(betas), betas
@@ -210,6 +214,15 @@ class _Layer:
             middle = (low + high) / 2
             low, high = (middle, high) if len(self.patient(middle)) >= floor else (low, middle)
         return kept if len(kept) >= floor else self.patient(low)
+
+    def rounded(self, kept: tuple[int, ...], multiple: int) -> tuple[int, ...]:
+        """The exemplars, and the filters that resemble them least until their number is a multiple."""
+        chosen = list(kept)
+        while len(chosen) % multiple and len(chosen) < len(self.similarity):
+            nearest = self.similarity[:, chosen].max(axis=1)
+            nearest[chosen] = np.inf
+            chosen.append(int(nearest.argmin()))
+        return tuple(sorted(chosen))
 
     def patient(self, beta: float) -> tuple[int, ...]:
         """The exemplars among the distinct filters; without convergence, asked again, then all are kept."""

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune_cli.budget import Budget, Kept, cuttable, select
+from prune_cli.budget import Budget, Kept, cuttable, plan_of, select
 from prune_cli.criteria import CRITERIA, Scores, score_filters
 from prune_cli.errors import require_choice, require_range
-from prune_cli.plan import Plan, Width
+from prune_cli.plan import Plan
 
 if TYPE_CHECKING:
     from prune_cli.channels import Group, Network
@@ -56,7 +56,7 @@ class FilterPruner:
             part = budget.keep ** (step / self.iterations)  # the same share of what remains goes each time
             kept = select(network, self._scores(network, groups, kept, seen, place), replace(budget, keep=part))
             _silence(network, groups, kept)
-        return Plan(tuple(Width(name, channels) for name, channels in kept.items()))
+        return plan_of(kept)
 
     def _scores(self, network: Network, groups: tuple[Group, ...], kept: Kept, seen: Images, place: Place) -> Scores:
         scores = score_filters(network, groups, self.criterion, seen, place)

@@ -65,7 +65,7 @@ class LayerPrune:
         if self.units is not None:
             require(self.units <= available, f"pruner.units={self.units}: this network has {available} units to drop")
             return
-        part = _cost_without(network, network.units, budget) / network.cost(budget.metric)  # type: ignore[arg-type]
+        part = budget.remaining(network, {}, network.units)
         require(
             part <= budget.keep,
             f"budget.keep={budget.keep:g} of {budget.metric} is out of reach: without all of its {available} "
@@ -83,11 +83,10 @@ class LayerPrune:
 
     def _fewest(self, network: Network, order: list[str], budget: Budget) -> int:
         """How many must go, in this order, until the budget is met."""
-        limit = budget.limit(network)
         low, high = 0, len(order)
         while low < high:
             middle = (low + high) // 2
-            fits = _cost_without(network, order[:middle], budget) <= limit
+            fits = budget.remaining(network, {}, order[:middle]) <= budget.keep
             low, high = (low, middle) if fits else (middle + 1, high)
         return low
 
@@ -174,14 +173,6 @@ def _embed(a: Tensor, embedding: int) -> Tensor:
 
     side = min(a.shape[2], max(1, round((embedding / a.shape[1]) ** 0.5)))
     return F.adaptive_avg_pool2d(a.float(), side).flatten(1)
-
-
-def _cost_without(network: Network, units: Sequence[str], budget: Budget) -> float:
-    from prune_cli.channels import trace
-    from prune_cli.surgery import apply
-
-    small = apply(network.model, Plan(tuple(Drop(unit) for unit in units)), network.shape)
-    return float(trace(small, network.shape).cost(budget.metric))  # type: ignore[arg-type]
 
 
 def _in(module: str, unit: str) -> bool:

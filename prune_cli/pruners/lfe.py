@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prune_cli.budget import Budget, Kept, cuttable, select
+from prune_cli.budget import Budget, Kept, cuttable, plan_of, select
 from prune_cli.errors import require, require_choice, require_range
-from prune_cli.plan import Plan, Width
+from prune_cli.plan import Plan
 from prune_cli.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -91,22 +91,22 @@ class FilterEnsembles:
         from prune_cli.surgery import apply, write_back
         from prune_cli.training.fit import fit
 
-        if budget.cost(network, {}) <= budget.limit(network):
+        if budget.keep == 1:
             return Plan()
         groups = cuttable(network, streams=self.streams)
         kept: Kept = {group.name: tuple(range(group.size)) for group in groups}
         notes: list[dict[str, Any]] = []
         for step in range(1, self.iterations + 1):
-            small = apply(network.model, _widths(kept), network.shape)
+            small = apply(network.model, plan_of(kept), network.shape)
             if step > 1:
                 fit(small, data, self.recipe, place, seed + step, title=f"between iterations {step - 1} and {step}")
-                write_back(network.model, _widths(kept), small.cpu(), network.shape)
+                write_back(network.model, plan_of(kept), small.cpu(), network.shape)
             importance, note = self._importance(trace(small, network.shape), list(kept), data, place, seed + step)
             notes.append(note)
             part = budget.keep ** (step / self.iterations)  # the same share of what remains goes each time
             scores = self._scores(network, groups, kept, importance, budget)
             kept = select(network, scores, replace(budget, keep=part))
-        return replace(_widths(kept), notes={"reconstructed": True, "iterations": notes})
+        return replace(plan_of(kept), notes={"reconstructed": True, "iterations": notes})
 
     # ---- what a filter contributes ------------------------------------------------------------------
 
@@ -223,9 +223,5 @@ def _marginal_costs(network: Network, groups: tuple[Group, ...], budget: Budget)
     import torch
 
     ones = {group.name: torch.ones(group.size, dtype=torch.float64, requires_grad=True) for group in groups}
-    network.cost(budget.metric, ones).backward()  # type: ignore[arg-type]
+    network.cost(budget.countable, ones).backward()  # type: ignore[arg-type]
     return {name: gates.grad.numpy() for name, gates in ones.items() if gates.grad is not None}
-
-
-def _widths(kept: Kept) -> Plan:
-    return Plan(tuple(Width(name, channels) for name, channels in kept.items()))

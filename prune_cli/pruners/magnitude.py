@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prune_cli.budget import Budget, cuttable, select
+from prune_cli.budget import Budget, cuttable, plan_of, select
 from prune_cli.errors import require_choice
-from prune_cli.plan import Plan, Width
+from prune_cli.plan import Plan
 
 if TYPE_CHECKING:
     from prune_cli.channels import Group, Network
@@ -39,7 +39,7 @@ class Magnitude:
     def plan(self, network: Network, data: Data, budget: Budget, place: Place, seed: int) -> Plan:
         groups = cuttable(network, streams=self.streams)
         kept = select(network, {group.name: self._scores(network, group) for group in groups}, budget)
-        return Plan(tuple(Width(name, channels) for name, channels in kept.items()))
+        return plan_of(kept)
 
     def _scores(self, network: Network, group: Group) -> np.ndarray[Any, Any]:
         order = 1 if self.norm == "l1" else 2

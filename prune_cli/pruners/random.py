@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune_cli.budget import Budget, cuttable, select
-from prune_cli.plan import Plan, Width
+from prune_cli.budget import Budget, cuttable, plan_of, select
+from prune_cli.plan import Plan
 
 if TYPE_CHECKING:
     from prune_cli.channels import Network
@@ -30,4 +30,4 @@ class RandomFilters:
         groups = cuttable(network, streams=self.streams)
         scores = {group.name: random.permutation(group.size) / group.size for group in groups}
         kept = select(network, scores, budget)
-        return Plan(tuple(Width(name, channels) for name, channels in kept.items()))
+        return plan_of(kept)

@@ -218,7 +218,7 @@ def test_no_convergence_is_retried_then_kept_whole_and_reported():
     _, by_hand = plan_of(model, shape, beta=1.5, max_iter=2)
     assert by_hand.notes["not_converged"]
     network, searched = plan_of(model, shape, keep=0.6, max_iter=2)
-    assert Budget(keep=0.6).cost(network, widths(searched)) <= Budget(keep=0.6).limit(network)
+    assert Budget().remaining(network, widths(searched)) <= 0.6
 
 
 def test_equal_filters_do_not_stop_it():
