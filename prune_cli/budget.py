@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +43,14 @@ class Budget:
     def countable(self) -> str:
         """The metric itself, or what is counted in place of a latency where only a formula will do."""
         return "macs" if self.metric == "latency" else self.metric
+
+    def counted(self, network: Network) -> Budget:
+        """The same with a metric that a formula can follow: for a latency, the MACs that even widths meet it with."""
+        if self.metric == self.countable:
+            return self
+        turns = {group.name: np.arange(group.size) / group.size for group in network.groups.values()}
+        counted = replace(self, metric=self.countable)
+        return replace(counted, keep=counted.remaining(network, select(network, turns, self)))
 
     def least(self, group: Group) -> int:
         """How many channels of a group stay whatever happens."""

@@ -173,7 +173,7 @@ def experiment_of(config: DictConfig, overrides: Sequence[str], choices: Any) ->
     except OmegaConfBaseException as error:
         raise PruneError(str(error).splitlines()[0]) from error
     assert isinstance(plain, dict)
-    tree: dict[str, Any] = {str(key): value for key, value in plain.items() if key != "trust"}
+    tree: dict[str, Any] = {str(key): value for key, value in plain.items() if key not in ("trust", "plan")}
     trusted = _trusted(overrides)
     given = plain.get("trust") or []
     given = [given] if isinstance(given, str) else given

@@ -14,7 +14,7 @@ FLOORS = {
     "models": 2, "data": 2,
     "channels": 3,
     "surgery": 4, "training": 4,
-    "budget": 5, "criteria": 5, "benchmark": 5, "bases": 5, "artefact": 5, "table": 5, "masked": 5,
+    "budget": 5, "criteria": 5, "benchmark": 5, "bases": 5, "artefact": 5, "table": 5, "masked": 5, "gates": 5,
     "pruners": 6,
     "pipeline": 7, "trust": 7,
     "cli": 8,

@@ -39,8 +39,10 @@ def experiment(*overrides):
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_builds(choice, tmp_path):
+    (tmp_path / "plan.json").write_text('{"edits": []}')
     extra = {
         "dataset=image_folder": [f"dataset.root={tmp_path}"],
+        "pruner=transfer": [f"plan={tmp_path}"],
         "model=custom": ["model._target_=torchvision.models.ResNet", "trust=[torchvision]"],
     }
     experiment(choice, *extra.get(choice, []))
@@ -53,7 +55,8 @@ def test_every_command_in_the_documents_composes(command, tmp_path):
         pytest.skip("asks Hydra, not for a run")
     words = [f"{w.split('=')[0]}={w.split('=')[1].split(',')[0]}" if "," in w and "[" not in w else w for w in words]
     (tmp_path / "weights.pth").touch()
-    stand_ins = {"dataset.root": tmp_path, "model.checkpoint": tmp_path / "weights.pth"}
+    (tmp_path / "plan.json").write_text('{"edits": []}')
+    stand_ins = {"dataset.root": tmp_path, "model.checkpoint": tmp_path / "weights.pth", "plan": tmp_path}
     words = [f"{key}={stand_ins[key]}" if (key := w.split("=")[0]) in stand_ins else w for w in words]
     if "trust" in command:
         words = [re.sub(r"^(model._target_|trust)=.*", lambda m: f"{m[1]}={swap(m[1])}", w) for w in words]
