@@ -155,7 +155,7 @@ def test_gates_end_crisp_on_budget_and_as_good_as_they_seemed(name, metric, keep
     assert keep - 0.05 < left <= keep
     assert abs(chosen["soft_accuracy"] - chosen["hard_accuracy"]) < 0.01
     assert evaluate(small, data.val, place) == pytest.approx(chosen["hard_accuracy"], abs=0.02)
-    assert evaluate(small, data.test, place) > evaluate(trained[name], data.test, place) - 0.1
+    assert evaluate(small, data.test, place) > 0.6  # four classes
 
 
 def test_an_extreme_budget_ends_crisp_with_every_layer_alive_or_its_block_gone(trained, data, place):
