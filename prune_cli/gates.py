@@ -137,7 +137,9 @@ class Gates:
         columns: Mapping[str, list[tuple[Axis, GateSet]]],
     ) -> None:
         """How many rows and columns of each convolution the gates add up to: matrices (L, G), constants (L)."""
-        self.layers = tuple(layer for layer in layers if layer.kind == "conv" and layer.module in rows)
+        gated = [layer for layer in layers if layer.module in rows]
+        # As published, linear layers are not counted; but where there is nothing else they are.
+        self.layers = tuple([layer for layer in gated if layer.kind == "conv"] or gated)
         self.rows, self.columns = torch.zeros(2, len(self.layers), self.size)
         self.fixed_rows, self.fixed_columns = torch.zeros(2, len(self.layers))
         self.layer_unit = torch.full((len(self.layers),), len(self.units))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from prune_cli.benchmark import Hardware, _interval_of_median, measure
+from prune_cli.benchmark import Hardware, Stopwatch, _interval_of_median, measure
 from prune_cli.errors import PruneError
 from tests.networks import make
 
@@ -80,3 +80,14 @@ def test_bad_settings_are_refused():
     for options in ({"batches": ()}, {"batches": (0,)}, {"rounds": 1}, {"dtype": "int8"}, {"seconds": float("nan")}):
         with pytest.raises(PruneError):
             Hardware(**options)
+
+
+def test_a_stopwatch_tells_the_part_of_the_dense_latency_and_times_equal_shapes_once():
+    watch = Stopwatch(Sleeps(0.02), (3, 8, 8), QUICK, batch=1)
+    assert watch.ratio(Sleeps(0.02)) == 1.0
+    faster = Sleeps(0.01)
+    faster.fc = nn.Conv2d(3, 1, 1)
+    assert watch.ratio(faster) == pytest.approx(0.5, abs=0.1)
+    again = Sleeps(0.5)
+    again.fc = nn.Conv2d(3, 1, 1)
+    assert watch.ratio(again) == watch.ratio(faster)

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from fnmatch import fnmatchcase
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -43,9 +44,23 @@ def test_every_choice_builds(choice, tmp_path):
     extra = {
         "dataset=image_folder": [f"dataset.root={tmp_path}"],
         "pruner=transfer": [f"plan={tmp_path}"],
+        "experiment=transfer_student": [f"plan={tmp_path}"],
         "model=custom": ["model._target_=torchvision.models.ResNet", "trust=[torchvision]"],
     }
+    if choice.endswith("_imagenet"):
+        extra[choice] = [f"dataset.root={tmp_path}"]
     experiment(choice, *extra.get(choice, []))
+
+
+@pytest.mark.parametrize("pair", sorted(path.stem for path in (ROOT / "conf" / "pruner_model").glob("*.yaml")))
+def test_published_settings_build_and_name_layers_that_exist(pair):
+    pruner, name = pair.split("-")
+    ours = (ROOT / "conf" / "model" / f"{name}.yaml").is_file()
+    model = [f"model={name}"] if ours else ["model=torchvision", f"model.name={name}"]
+    described = experiment(f"pruner={pruner}", *model, f"pruner_model={pair}")
+    modules = [module for module, _ in described.model.build(10).named_modules()]
+    for pattern in getattr(described.pruner, "betas", {}):
+        assert any(fnmatchcase(module, pattern) for module in modules)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -20,6 +20,7 @@ from prune_cli.models import CifarResNet, Custom
 from prune_cli.pipeline import Experiment, run
 from prune_cli.plan import Plan
 from prune_cli.pruners.epruner import EPruner
+from prune_cli.pruners.layerprune import LayerPrune
 from prune_cli.pruners.magnitude import Magnitude
 from prune_cli.pruners.none import NoPruner
 from prune_cli.table import render
@@ -242,3 +243,33 @@ class TenClasses(torch.nn.Module):
 
     def forward(self, x):
         return self.fc(self.conv(x).mean((2, 3)))
+
+
+def test_statistics_are_estimated_anew_if_asked_for(finished, tmp_path):
+    folder, without = finished
+    record = run(experiment(folder, reestimate=64), tmp_path / "run", CONFIG)
+    assert list(record.accuracy) == ["dense", "cut", "reestimated", "finetuned"]
+    assert list(without.accuracy) == ["dense", "cut", "finetuned"]
+    assert record.accuracy["cut"] == without.accuracy["cut"]
+    assert "re-estimated" in render(record) and "test_accuracy_reestimated" in record.summary
+
+
+def test_a_latency_budget_is_met_as_measured(finished, tmp_path):
+    folder, _ = finished
+    hardware = Hardware(batches=(1,), rounds=20, seconds=0.2)
+    budget = Budget("latency", 0.85, floor=0.0, batch=1)
+    changes = {
+        "budget": budget,
+        "hardware": hardware,
+        "pruner": LayerPrune(),
+        "model": CifarResNet(depth=20, width=0.5),
+    }
+    record = run(experiment(folder, **changes, train=Recipe(epochs=1, batch=32)), tmp_path / "run", CONFIG)
+    assert record.summary["budget_kept"] == record.summary["latency_ratio/cpu/b1"]
+    assert 0.5 < record.summary["budget_kept"] < 1
+    assert 1 <= len(record.plan["edits"]) < 7
+
+
+def test_an_unknown_target_is_refused(tmp_path):
+    with pytest.raises(PruneError, match="the hardware of this run is cpu"):
+        experiment(tmp_path, budget=Budget("latency", target="phone"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,25 @@ class Vgg16(Model):
         from prune_cli.models import vgg
 
         return vgg.Vgg16(classes, self.width)
+
+
+@dataclass(frozen=True)
+class Mlp(Model):
+    """Fully connected layers, LeNet-300-100 by default."""
+
+    hidden: Sequence[int] = (300, 100)
+    inputs: int = 3072  # channels times height times width of an image
+
+    def __post_init__(self) -> None:
+        require(self.hidden, "model.hidden must name at least one width")
+        for width in self.hidden:
+            require_range("model.hidden", width, 1, 10**6, whole=True)
+        require_range("model.inputs", self.inputs, 1, 10**8, whole=True)
+
+    def build(self, classes: int) -> nn.Module:
+        from prune_cli.models import mlp
+
+        return mlp.Mlp(classes, self.inputs, self.hidden)
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,13 @@ def decide(pruner, network, data, place, keep=KEEP, seed=0):
     return MADE[key]
 
 
+def method_of(pruner):
+    return build(OmegaConf.to_container(CONFIGS[pruner]) | QUICK.get(pruner, {}))
+
+
 def decide_anew(pruner, network, data, place, keep, seed):
     model, shape = make(network)
-    method = build(OmegaConf.to_container(CONFIGS[pruner]) | QUICK.get(pruner, {}))
+    method = method_of(pruner)
     budget = Budget(keep=keep, floor=0.0)
     traced = trace(model, shape)
     try:
@@ -99,3 +103,23 @@ def test_the_pruned_network_trains_and_its_state_loads_again(pruner, network, da
     other = apply(make(network)[0], plan, shape)
     other.load_state_dict(small.state_dict())
     assert torch.equal(other.eval()(images(shape)), small.eval()(images(shape)))
+
+
+class Counted:
+    """In place of a stopwatch: a latency that is the multiply-adds."""
+
+    def __init__(self, network):
+        self.whole = network.cost("macs")
+
+    def ratio(self, model):
+        return trace(model, (3, 32, 32)).cost("macs") / self.whole
+
+
+def test_a_latency_budget_is_met(pruner, network, data, place):
+    if network not in ("vgg", "resnet-pad") or pruner == "none":
+        pytest.skip("two networks are enough")
+    model, shape = make(network)
+    traced = trace(model, shape)
+    budget = Budget("latency", KEEP, floor=0.0, stopwatch=Counted(traced))
+    plan = method_of(pruner).plan(traced, data, budget, place, 0)
+    assert 0.3 < Counted(trace(make(network)[0], shape)).ratio(apply(model, plan, shape)) <= KEEP

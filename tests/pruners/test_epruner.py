@@ -13,9 +13,9 @@ from prune_cli.budget import Budget
 from prune_cli.channels import trace
 from prune_cli.errors import PruneError
 from prune_cli.models import CifarResNet
-from prune_cli.pruners.epruner import EPruner, elect, similarities
+from prune_cli.pruners.epruner import EPruner, _Layer, elect, similarities
 from prune_cli.surgery import apply
-from tests.networks import TINY, images, make, zeroed
+from tests.networks import REAL, TINY, images, make, zeroed
 
 BETAS = (0.3, 0.5, 0.76)
 
@@ -276,3 +276,21 @@ def test_equals_the_official_rule_on_a_trained_resnet56(beta):
     for name, keep in kept.items():
         assert list(keep) == sorted(official(model.get_submodule(name).weight.detach().numpy(), beta))
     assert sum(map(len, kept.values())) == {0.3: 953, 0.5: 600, 0.76: 60}[beta]
+
+
+@pytest.mark.parametrize("multiple", [4, 8])
+def test_rounded_widths_keep_every_exemplar(multiple):
+    model, shape = REAL["resnet20"][0](), (3, 32, 32)
+    network = trace(model, shape)
+    budget = Budget(keep=0.6, round_to=multiple)
+    plan = EPruner().plan(network, None, budget, None, 0)
+    kept = widths(plan)
+    assert all(len(keep) % multiple == 0 for keep in kept.values())
+    assert budget.remaining(network, kept) <= 0.6
+    layer = _Layer(
+        network.filters(network.groups["layer3.2.conv1"], network.groups["layer3.2.conv1"].writers[0]).numpy(),
+        EPruner(),
+    )
+    few = layer.patient(0.8)
+    more = layer.rounded(few, multiple)
+    assert set(few) <= set(more) and len(more) - len(few) < multiple

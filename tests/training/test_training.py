@@ -11,6 +11,7 @@ from prune_cli.errors import DivergedError, PruneError
 from prune_cli.models.resnet import CifarResNet
 from prune_cli.training.fit import Hooks, evaluate, fit
 from prune_cli.training.recipe import Recipe
+from prune_cli.training.statistics import reestimate
 
 
 def net():
@@ -144,3 +145,15 @@ def test_compute_is_resolved_and_refuses_what_is_not_there():
 def test_it_learns_on_cuda(data):
     place = Compute(device="cuda", threads=1).resolve()
     assert fit(net(), data, FAST, place, seed=0).val_accuracy > 0.8
+
+
+def test_reestimated_statistics_are_averages_over_batches(data, place):
+
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    model[0].running_mean.fill_(7)
+    count = len(data.train)
+    reestimate(model, data.train, place, count, 0, batch=count)
+    ((x, _),) = data.train.batches(count, place)
+    assert torch.allclose(model[0].running_mean, x.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(model[0].running_var, x.transpose(0, 1).flatten(1).var(1), rtol=1e-3)
+    assert model[0].momentum == 0.1 and model.training
