@@ -148,13 +148,13 @@ class Gates:
                 (self.rows, self.fixed_rows, rows[layer.module], layer.rows),
                 (self.columns, self.fixed_columns, columns.get(layer.module, []), layer.columns),
             ):
-                gated = 0
+                on_gates = 0
                 for axis, own in parts:
                     numbers = _numbers(axis, own, self.size)
                     numbers = numbers[numbers < self.size]
                     matrix[number].index_add_(0, numbers, torch.ones(len(numbers)))
-                    gated += len(numbers)
-                fixed[number] = full - gated
+                    on_gates += len(numbers)
+                fixed[number] = full - on_gates
             unit = _unit_of(layer.module, self.units)
             if self.tied and unit:
                 self.layer_unit[number] = self.units.index(unit)
