@@ -125,7 +125,9 @@ def test_the_user_s_own_class_and_folder_of_configs(tmp_path):
 def test_smoke(tmp_path, pruner):
     """What CI runs for every pruner: the whole story, from a folder that is not the project's."""
     start = time.perf_counter()
-    done = prune_run(tmp_path, "experiment=smoke", f"pruner={pruner}", THREAD)
+    (tmp_path / "plan.json").write_text('{"edits": [{"drop": "features.1"}]}')
+    more = ["plan=plan.json"] if pruner == "transfer" else []
+    done = prune_run(tmp_path, "experiment=smoke", f"pruner={pruner}", THREAD, *more)
     assert done.returncode == 0, done.stderr
     assert time.perf_counter() - start < 60  # 30 s on a quiet machine
     (result,) = results(tmp_path)
