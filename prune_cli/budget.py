@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from prune_cli.benchmark import Stopwatch
     from prune_cli.channels import Group, Network
 
+log = logging.getLogger(__name__)
 METRICS = ("channels", "volume", "params", "macs", "latency")
 Kept = dict[str, tuple[int, ...]]  # per group, the channels that stay
 
@@ -80,7 +82,7 @@ class Budget:
         return float(network.cost(self.metric, masks(network, kept))) / whole  # type: ignore[arg-type]
 
     def check(self, network: Network, groups: Iterable[Group], vanishing: Mapping[str, str] | None = None) -> None:
-        """Refuse a budget that cutting these groups to their floors would not meet.
+        """Say what can be reached by cutting these groups to their floors, and refuse a budget that cannot.
 
         Args:
             vanishing: groups that may go altogether, each with the unit that is dropped then.
@@ -88,10 +90,14 @@ class Budget:
         Raises:
             PruneError: with the range that is reachable.
         """
-        groups, vanishing = list(groups), vanishing or {}
+        reach = self._reach(network, groups, vanishing or {})
+        log.info("budget: %g of %s asked for, %.3f to 1 within reach", self.keep, self.metric, reach)
+
+    def _reach(self, network: Network, groups: Iterable[Group], vanishing: Mapping[str, str]) -> float:
+        groups = list(groups)
         require(groups, "this network has no group of channels that the pruner may cut")
         staying = [group for group in groups if group.name not in vanishing]
-        floors = {g.name: protected(g, np.arange(g.size)[::-1], self) for g in staying}
+        floors = {g.name: _protected(g, np.arange(g.size)[::-1], self) for g in staying}
         smallest = self.remaining(network, floors, sorted(set(vanishing.values())))
         whole = any(group.is_stream and group not in groups for group in network.groups.values())
         more = ", or cut residual streams too (pruner.streams=true, where the pruner has it)" if whole else ""
@@ -100,6 +106,7 @@ class Budget:
             f"budget.keep={self.keep:g} of {self.metric} is out of reach: with budget.floor={self.floor:g} this pruner "
             f"reaches {math.ceil(smallest * 1000) / 1000:g} to 1 here; raise budget.keep or lower budget.floor{more}",
         )
+        return smallest
 
 
 def plan_of(kept: Kept, dropped: Sequence[str] = ()) -> Plan:
@@ -140,7 +147,7 @@ def select(
         PruneError: everything down to the floors is not enough.
     """
     groups, vanishing = [network.group(name) for name in scores], vanishing or {}
-    budget.check(network, groups, vanishing)
+    budget._reach(network, groups, vanishing)
     found = (step for group in groups for step in _steps(group, scores[group.name], budget, group.name in vanishing))
     steps = sorted(found, key=lambda step: step[0])
 
@@ -170,7 +177,7 @@ def _steps(
 ) -> list[tuple[float, str, tuple[int, ...]]]:
     """What may be removed from a group, least important first, in portions that keep its width a multiple."""
     order = np.argsort(scores, kind="stable")
-    staying = set() if vanishes else set(protected(group, order, budget))
+    staying = set() if vanishes else set(_protected(group, order, budget))
     removable = [int(channel) for channel in order if int(channel) not in staying]
     steps = []
     first = group.size % budget.round_to or budget.round_to
@@ -183,7 +190,7 @@ def _steps(
     return steps
 
 
-def protected(group: Group, order: np.ndarray[Any, Any], budget: Budget) -> tuple[int, ...]:
+def _protected(group: Group, order: np.ndarray[Any, Any], budget: Budget) -> tuple[int, ...]:
     """The most important channels up to the floor, and the most important one of every layer's part."""
     best = [int(channel) for channel in order[::-1]]
     chosen = set(best[: budget.least(group)])

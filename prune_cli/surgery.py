@@ -36,9 +36,12 @@ def apply(model: nn.Module, plan: Plan, shape: tuple[int, ...]) -> nn.Module:
     clear_hooks(small)
     drops = [edit.unit for edit in plan.edits if isinstance(edit, Drop)]
     widths = [edit for edit in plan.edits if isinstance(edit, Width)]
-    _check_drops(trace(small, shape), drops)
-    for unit in drops:
+    traced = trace(small, shape)
+    _check_drops(traced, drops)
+    for unit in [unit for unit in drops if unit in traced.units]:
         small.set_submodule(unit, nn.Identity())
+    for unit in [unit for unit in drops if unit in traced.reshaping]:
+        _bridge(trace(small, shape), unit)
     network = trace(small, shape)
     _check_widths(network, widths)
     _cut(network, widths)
@@ -51,11 +54,27 @@ def apply(model: nn.Module, plan: Plan, shape: tuple[int, ...]) -> nn.Module:
 def _check_drops(network: Network, drops: Sequence[str]) -> None:
     for unit in drops:
         require(
-            unit in network.units,
+            unit in network.units or unit in network.reshaping,
             f"{unit} cannot be dropped: the units of this network are {', '.join(network.units) or 'none'}",
         )
     twice = [unit for unit, times in Counter(drops).items() if times > 1]
     require(not twice, f"the plan drops {', '.join(twice)} more than once")
+
+
+def _bridge(network: Network, unit: str) -> None:
+    """Drop a unit that changes the number of channels: its readers start afresh on what enters it."""
+    (group,) = (g for g in network.groups.values() if g.writers[0].module.startswith(unit + "."))
+    entering = network.model.get_submodule(group.writers[0].module)
+    assert isinstance(entering, nn.Conv2d)
+    for axis in group.of("read"):
+        reader = network.model.get_submodule(axis.module)
+        assert isinstance(reader, nn.Conv2d | nn.Linear)
+        columns = entering.in_channels * len(axis.at) // group.size  # a flatten gives a channel several
+        setattr(reader, "in_channels" if isinstance(reader, nn.Conv2d) else "in_features", columns)
+        old = reader.weight
+        reader.weight = nn.Parameter(old.new_empty(len(old), columns, *old.shape[2:]), old.requires_grad)
+        reader.reset_parameters()
+    network.model.set_submodule(unit, nn.Identity())
 
 
 def _check_widths(network: Network, widths: Sequence[Width]) -> None:

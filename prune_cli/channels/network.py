@@ -87,6 +87,9 @@ class Network:
     units: tuple[str, ...]  # sub-modules that may become the identity, in order of execution
     layers: tuple[Layer, ...]
     shape: tuple[int, ...]  # of one input sample: channels, height, width
+    reshaping: tuple[
+        str, ...
+    ] = ()  # sub-modules that may go if the layers that read them start afresh, narrower or wider
 
     def group(self, name: str) -> Group:
         """A group that may be resized, by name.

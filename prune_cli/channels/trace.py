@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from prune_cli.channels.interpret import Interpreter
 from prune_cli.channels.network import Axis, Group, Network, Role
-from prune_cli.channels.units import find_units, keep_plain
+from prune_cli.channels.units import find_reshaping, find_units, keep_plain
 from prune_cli.errors import PruneError, require
 from prune_cli.models.shortcut import PadShortcut
 
@@ -35,6 +35,7 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> Network:
     groups = _groups(found)
     with torch.no_grad():
         units = keep_plain(skeleton.eval(), find_units(found), _sample(shape))
+        reshaping = keep_plain(skeleton, find_reshaping(found, units), _sample(shape))
     return Network(
         model=model,
         groups={group.name: group for group in groups if not group.frozen},
@@ -42,7 +43,19 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> Network:
         units=units,
         layers=tuple(found.layers.values()),
         shape=tuple(shape),
+        reshaping=tuple(unit for unit in reshaping if _is_read_whole(unit, groups, found)),
     )
+
+
+def _is_read_whole(unit: str, groups: list[Group], found: Interpreter) -> bool:
+    """Do only plain layers read what the unit writes, and nothing else with it?"""
+    for group in groups:
+        if any(axis.module.startswith(unit + ".") for axis in group.writers):
+            outside = [axis for axis in group.axes if not axis.module.startswith(unit + ".")]
+            layers = [found.layers.get(axis.module) for axis in outside]
+            plain = all(y and y.kind == "conv" and y.groups == 1 and y.columns == group.size for y in layers)
+            return not group.frozen and plain and all(axis.role == "read" for axis in outside) and len(outside) > 0
+    return False
 
 
 def _refuse_training_only_parts(skeleton: nn.Module, found: Interpreter) -> None:

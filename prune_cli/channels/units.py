@@ -20,13 +20,28 @@ def find_units(found: Interpreter) -> tuple[str, ...]:
     plain block is a chain around one convolution of equal input and output shape (VGG).
     """
     inside = _nodes_by_module(found)
-    ends = {name: ends for name, nodes in inside.items() if (ends := _one_in_one_out(nodes, found))}
+    ends = {
+        name: ends for name, ends in _ends(inside, found).items() if _shapes(ends, found)[0] == _shapes(ends, found)[1]
+    }
     residual = _smallest([name for name in ends if _is_residual(inside[name], *ends[name], found)])
     chains = _smallest(
         [name for name in ends if not _touches(name, residual) and not _is_residual(inside[name], *ends[name], found)]
     )
     order = {name: position for position, name in enumerate(inside)}
     return tuple(sorted([*residual, *chains], key=order.__getitem__))
+
+
+def find_reshaping(found: Interpreter, units: tuple[str, ...]) -> tuple[str, ...]:
+    """The smallest blocks around one convolution that change the number of channels and nothing else of the shape."""
+    inside = _nodes_by_module(found)
+    names = []
+    for name, ends in _ends(inside, found).items():
+        before, after = _shapes(ends, found)
+        widens = before[1:2] != after[1:2] and before[2:] == after[2:]
+        alone = sum(_is_writer(node, found) for node in inside[name]) == 1
+        if widens and alone and not _touches(name, list(units)):
+            names.append(name)
+    return tuple(_smallest(names))
 
 
 def keep_plain(model: nn.Module, units: tuple[str, ...], x: Tensor) -> tuple[str, ...]:
@@ -70,16 +85,24 @@ def _is_writer(node: fx.Node, found: Interpreter) -> bool:
     return node.op == "call_module" and (str(node.target), "write") in found.axes
 
 
+def _ends(inside: Mapping[str, list[fx.Node]], found: Interpreter) -> dict[str, tuple[fx.Node, fx.Node]]:
+    return {name: ends for name, nodes in inside.items() if (ends := _one_in_one_out(nodes, found))}
+
+
+def _shapes(ends: tuple[fx.Node, fx.Node], found: Interpreter) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    first, last = (tuple(found.values[node].shape) for node in ends)
+    return first, last
+
+
 def _one_in_one_out(nodes: list[fx.Node], found: Interpreter) -> tuple[fx.Node, fx.Node] | None:
-    """The tensor that enters and the one that leaves, if there is one of each and their shapes agree."""
+    """The tensor that enters and the one that leaves, if there is one of each."""
     members = set(nodes)
     entering = {s for n in nodes for s in n.all_input_nodes if s not in members and isinstance(found.values[s], Tensor)}
     leaving = {n for n in nodes if any(user not in members for user in n.users)}
     if len(entering) != 1 or len(leaving) != 1:
         return None
     (first,), (last,) = entering, leaving
-    before, after = found.values[first], found.values[last]
-    return (first, last) if isinstance(after, Tensor) and before.shape == after.shape else None
+    return (first, last) if isinstance(found.values[last], Tensor) else None
 
 
 def _is_residual(nodes: list[fx.Node], first: fx.Node, last: fx.Node, found: Interpreter) -> bool:

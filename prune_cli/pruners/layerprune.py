@@ -7,7 +7,8 @@ shot: depth, and with it latency, falls.
 Departures from the paper:
 - Data criteria look at frozen weights with running batch-norm statistics; the official code trains on while it scores.
 - Imprinting reads accuracies off the validation split; the official code reads them off the test set.
-- A unit that changes shape is never removed; how the paper treats VGG's width-changing layers is not known.
+- A unit that changes the number of channels (VGG) is not removed, as it is not known what the paper does with it; with
+  `reshaping=true` it may go, and the layer behind it starts from fresh weights of the width that is there.
 - `normalise=true` (off) compares the criterion per weight, since sums favour wide layers; `ensemble` adds ranks.
 """
 
@@ -45,6 +46,7 @@ class LayerPrune:
     criteria: Sequence[str] = ("l2",)  # several: their ranks are added
     units: int | None = None  # remove so many; null: until the budget is met
     normalise: bool = False  # divide weight criteria by the number of weights of a filter
+    reshaping: bool = False  # units that change the number of channels may go too
     images: int = 4096  # training images that data criteria and imprinting look at
     embedding: int = 2048  # imprinting: maps are pooled to about so many numbers (2048: CIFAR ResNets; 512: VGG)
 
@@ -60,12 +62,13 @@ class LayerPrune:
         require_range("pruner.embedding", self.embedding, 1, 10**6, whole=True)
 
     def check(self, network: Network, budget: Budget) -> None:
-        available = len(network.units)
+        available = len(self._units(network))
         require(available, "this network has no unit that could be dropped: none keeps its shape")
         if self.units is not None:
             require(self.units <= available, f"pruner.units={self.units}: this network has {available} units to drop")
             return
-        part = budget.remaining(network, {}, network.units)
+        part = budget.remaining(network, {}, self._units(network))
+        log.info("budget: %g of %s asked for, %.3f to 1 within reach", budget.keep, budget.metric, part)
         require(
             part <= budget.keep,
             f"budget.keep={budget.keep:g} of {budget.metric} is out of reach: without all of its {available} "
@@ -75,11 +78,14 @@ class LayerPrune:
     def plan(self, network: Network, data: Data, budget: Budget, place: Place, seed: int) -> Plan:
         self.check(network, budget)
         scores = self._scores(network, data, place, seed)
-        order = sorted(network.units, key=scores.__getitem__)
+        order = sorted(self._units(network), key=scores.__getitem__)
         count = self._fewest(network, order, budget) if self.units is None else self.units
         gone = set(order[:count])
         log.info("dropped %d of %d units: %s", count, len(order), ", ".join(order[:count]) or "none")
-        return Plan(tuple(Drop(unit) for unit in network.units if unit in gone), notes={"scores": scores})
+        return Plan(tuple(Drop(unit) for unit in self._units(network) if unit in gone), notes={"scores": scores})
+
+    def _units(self, network: Network) -> tuple[str, ...]:
+        return network.units + (network.reshaping if self.reshaping else ())
 
     def _fewest(self, network: Network, order: list[str], budget: Budget) -> int:
         """How many must go, in this order, until the budget is met."""
@@ -100,16 +106,15 @@ class LayerPrune:
         if len(single) == 1:
             return single[0]
         ranks = [{unit: rank for rank, unit in enumerate(sorted(s, key=s.__getitem__))} for s in single]
-        return {unit: float(sum(rank[unit] for rank in ranks)) for unit in network.units}
+        return {unit: float(sum(rank[unit] for rank in ranks)) for unit in self._units(network)}
 
     def _by(self, criterion: str, network: Network, seen: Images, val: Images, place: Place, seed: int) -> Scores:
         if criterion == "random":
-            return dict(
-                zip(network.units, np.random.default_rng(seed).random(len(network.units)).tolist(), strict=True)
-            )
+            units = self._units(network)
+            return dict(zip(units, np.random.default_rng(seed).random(len(units)).tolist(), strict=True))
         if criterion == "imprint":
-            return imprint(network, seen, val, place, self.embedding)
-        inside = {unit: inner_groups(network, unit) for unit in network.units}
+            return imprint(network, self._units(network), seen, val, place, self.embedding)
+        inside = {unit: inner_groups(network, unit) for unit in self._units(network)}
         groups = [group for groups in inside.values() for group in groups]
         scores = score_filters(network, groups, criterion, seen, place)
         if self.normalise and criterion in ("l1", "l2", "taylor_weight"):
@@ -128,7 +133,7 @@ def inner_groups(network: Network, unit: str) -> tuple[Group, ...]:
     return tuple(own or written)
 
 
-def imprint(network: Network, seen: Images, val: Images, place: Place, embedding: int) -> Scores:
+def imprint(network: Network, units: Sequence[str], seen: Images, val: Images, place: Place, embedding: int) -> Scores:
     """Accuracy of class-mean proxies at a unit's output minus that at its input.
 
     Proxies are the directions of the class means of pooled maps over `seen`; accuracy is measured on `val`.
@@ -137,18 +142,18 @@ def imprint(network: Network, seen: Images, val: Images, place: Place, embedding
 
     sums: dict[tuple[str, str], Tensor] = {}  # per unit and side: (classes, F)
     right: dict[tuple[str, str], int] = {}
-    for key, e, y in _embeddings(network, seen, place, embedding):
+    for key, e, y in _embeddings(network, units, seen, place, embedding):
         total = sums.get(key, e.new_zeros(0, e.shape[1]))
         new = max(0, 1 + int(y.max()) - len(total))  # classes not met before
         sums[key] = F.pad(total, (0, 0, 0, new)).index_add(0, y, e)
     proxies = {key: F.normalize(total, dim=1) for key, total in sums.items()}
-    for key, e, y in _embeddings(network, val, place, embedding):
+    for key, e, y in _embeddings(network, units, val, place, embedding):
         right[key] = right.get(key, 0) + int(((e @ proxies[key].T).argmax(1) == y).sum())
-    return {unit: (right[unit, "output"] - right[unit, "input"]) / len(val) for unit in network.units}
+    return {unit: (right[unit, "output"] - right[unit, "input"]) / len(val) for unit in units}
 
 
 def _embeddings(
-    network: Network, images: Images, place: Place, embedding: int
+    network: Network, units: Sequence[str], images: Images, place: Place, embedding: int
 ) -> Iterator[tuple[tuple[str, str], Tensor, Tensor]]:
     """For every batch and every side of every unit: its key, pooled maps (N, F), labels (N)."""
     import torch
@@ -158,7 +163,7 @@ def _embeddings(
     model.eval()
     try:
         for x, y in images.batches(128, place):
-            with inputs_and_outputs_of(network, network.units) as maps, torch.no_grad(), place.autocast():
+            with inputs_and_outputs_of(network, units) as maps, torch.no_grad(), place.autocast():
                 model(x)
             for key, a in maps.items():
                 yield key, _embed(a, embedding), y

@@ -145,7 +145,8 @@ def test_imprinting_rewards_the_unit_that_sets_classes_apart(place):
     pixels = torch.full((64, 3, 8, 8), 128)
     pixels[torch.arange(64), labels] += 50 * sign[:, None, None]
     images = MemoryImages(pixels.to(torch.uint8), labels, Look((128 / 255,) * 3, (0.2,) * 3))
-    scores = imprint(trace(Copies().eval(), (3, 8, 8)), images, images, place, embedding=3)
+    network = trace(Copies().eval(), (3, 8, 8))
+    scores = imprint(network, network.units, images, images, place, embedding=3)
     assert scores["first"] == scores["last"] == 0
     assert scores["middle"] >= 0.4  # from chance to all right
 
@@ -194,3 +195,32 @@ def test_iterations_lead_to_the_same_budget(data, place):
 def test_values_out_of_range_are_refused(settings, message):
     with pytest.raises(PruneError, match=message):
         LayerPrune(**settings)
+
+
+@pytest.mark.parametrize("gone", [("features.3",), ("features.6", "features.10"), ("features.3", "features.4")])
+def test_units_that_change_the_number_of_channels_go_with_a_fresh_layer_behind(gone):
+    model, shape = make("vgg")
+    network = trace(model, shape)
+    assert network.reshaping == ("features.0", "features.3", "features.6", "features.10")[-len(network.reshaping) :]
+    small = apply(model, Plan(tuple(Drop(unit) for unit in gone)), shape)
+    left = trace(small, shape)
+    assert left.cost("macs") < network.cost("macs") and small(images(shape)).shape == (2, 4)
+    same = [
+        n
+        for n, p in small.state_dict().items()
+        if torch.equal(p, model.state_dict()[n])
+        if p.shape == model.state_dict()[n].shape
+    ]
+    assert "classifier.weight" in same and "features.16.conv.weight" in same
+
+
+def test_width_changing_units_are_asked_for(data, place):
+    model, shape = make("vgg")
+    network = trace(model, shape)
+    assert LayerPrune(units=10, reshaping=True).check(network, Budget()) is None
+    with pytest.raises(PruneError, match="this network has 9 units to drop"):
+        LayerPrune(units=10).check(network, Budget())
+    for criteria in (["l2"], ["imprint"], ["random"], ["l1", "taylor_map"]):
+        plan = LayerPrune(criteria, reshaping=True, images=32).plan(network, data, Budget(keep=0.3), place, 0)
+        small = trace(apply(model, plan, shape), shape)
+        assert small.cost("macs") <= 0.3 * network.cost("macs")
