@@ -16,7 +16,9 @@ from prune_cli.plan import Plan
 if TYPE_CHECKING:
     from torch import nn
 
-KINDS = {kind.__name__: kind for kind in (models.Vgg16, models.CifarResNet, models.Torchvision, models.Custom)}
+KINDS = {
+    kind.__name__: kind for kind in (models.Vgg16, models.Mlp, models.CifarResNet, models.Torchvision, models.Custom)
+}
 
 
 def architecture(model: models.Model, classes: Sequence[str], shape: tuple[int, ...], plan: Plan) -> dict[str, Any]:

@@ -103,8 +103,9 @@ class Budget:
         more = ", or cut residual streams too (pruner.streams=true, where the pruner has it)" if whole else ""
         require(
             smallest <= self.keep,
-            f"budget.keep={self.keep:g} of {self.metric} is out of reach: with budget.floor={self.floor:g} this pruner "
-            f"reaches {math.ceil(smallest * 1000) / 1000:g} to 1 here; raise budget.keep or lower budget.floor{more}",
+            f"budget.keep={self.keep:g} of {self.metric} is out of reach: with budget.floor={self.floor:g} and "
+            f"budget.round_to={self.round_to} this pruner "
+            f"reaches {math.ceil(smallest * 1000) / 1000:g} to 1 here; raise budget.keep or lower one of them{more}",
         )
         return smallest
 

@@ -185,9 +185,17 @@ def experiment_of(config: DictConfig, overrides: Sequence[str], choices: Any) ->
         "model": str(tree["model"].get("name") or tree["model"].get("target") or choices["model"]),
         "pruner": str(choices["pruner"]),
     }
+    _check_pair(choices, tree)
     experiment = build({"_target_": "prune_cli.pipeline.Experiment", **tree})
     assert isinstance(experiment, Experiment)
     return experiment
+
+
+def _check_pair(choices: Any, tree: dict[str, Any]) -> None:
+    """Published settings go with the pruner and the network that they were published for."""
+    pruner, _, model = str(choices.get("pruner_model") or "").partition("-")
+    fits = pruner == choices["pruner"] and model in (choices["model"], tree["model"].get("name"))
+    require(not model or fits, f"pruner_model={pruner}-{model} goes with pruner={pruner} and the network {model}")
 
 
 def _trusted(overrides: Sequence[str]) -> list[str]:

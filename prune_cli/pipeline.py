@@ -89,7 +89,7 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
 
     base = clock.time("train", lambda: _base(e, data, dense, place))
     dense.cpu().eval()
-    if base.fit is not None and base.fit.val_accuracy < 1.5 / len(data.classes):
+    if base.fit is not None and base.fit.epochs and base.fit.val_accuracy < 1.5 / len(data.classes):
         log.warning("the dense network is hardly better than chance (val %.2f%%): train.lr may be too high, or "
                     "train.epochs too few", 100 * base.fit.val_accuracy)  # fmt: skip
     _seed(e.seed, "prune")
@@ -113,10 +113,13 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
 
     log.info("measuring latency on %s", e.hardware.name)
     measures = clock.time("benchmark", lambda: measure({"dense": dense, "pruned": small}, data.shape, e.hardware))
+    kept = _kept(e.budget, dense, small, data.shape, measures)
+    if not 0.9 * e.budget.keep <= kept <= e.budget.keep:
+        log.warning("budget: %.3f of %s is left, %g was asked for", kept, e.budget.metric, e.budget.keep)
     record = Record(
         summary={
             **_summary(e, base, accuracy, measures, clock),
-            "budget_kept": _kept(e.budget, dense, small, data.shape, measures),
+            "budget_kept": kept,
         },
         config=dict(config),
         command=sys.argv,
@@ -135,7 +138,7 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
     seal(out, {
         "model.safetensors": to_safetensors(small.state_dict()),
         "architecture.json": to_json(architecture(e.model, data.classes, data.shape, plan)),
-        "plan.json": to_json(plan.to_json()),
+        "plan.json": to_json({**plan.to_json(), "sizes": {g.name: g.size for g in network.groups.values()}}),
         "result.json": to_json(record.to_json()),  # last: where it is, the run is complete
     })  # fmt: skip
     return record

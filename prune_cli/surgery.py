@@ -45,8 +45,11 @@ def apply(model: nn.Module, plan: Plan, shape: tuple[int, ...]) -> nn.Module:
     network = trace(small, shape)
     _check_widths(network, widths)
     _cut(network, widths)
+    modules = dict(small.named_modules())
     for name in plan.fresh:
-        small.get_submodule(name).reset_parameters()  # type: ignore[operator]
+        start_anew = getattr(modules.get(name), "reset_parameters", None)
+        require(start_anew, f"the plan starts {name} afresh, but the network has no such layer")
+        start_anew()  # type: ignore[misc]
     trace(small, shape)  # a network that no longer runs stops here, not in the user's hands
     return small
 

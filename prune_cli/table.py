@@ -24,7 +24,8 @@ def render(record: Record) -> str:
     for name, accuracy in record.accuracy.items():
         table.add_row(labels[name], *_accuracy(accuracy), *_cost(dense if name == "dense" else pruned, dense))
     table.caption = (
-        f"budget {budget['metric']} <= {budget['keep']:g}, kept {summary['budget_kept']:.3f}\nlatency: median ms on "
+        f"budget {budget['metric']} <= {budget['keep']:g}, kept {summary['budget_kept']:.3f}"
+        f"{'' if summary['budget_kept'] <= budget['keep'] else ' (not met)'}\nlatency: median ms on "
         + ", ".join(
             f"{n} ({h['threads']} thread{'s' * (h['threads'] > 1)}, {h['dtype']})" for n, h in record.hardware.items()
         )

@@ -52,6 +52,13 @@ def test_every_choice_builds(choice, tmp_path):
     experiment(choice, *extra.get(choice, []))
 
 
+def test_published_settings_of_another_pair_are_refused():
+    with pytest.raises(PruneError, match="goes with pruner=chipnet and the network resnet56"):
+        experiment("pruner_model=chipnet-resnet56")
+    with pytest.raises(PruneError, match="goes with pruner=epruner and the network vgg16"):
+        experiment("model=resnet20", "pruner_model=epruner-vgg16")
+
+
 @pytest.mark.parametrize("pair", sorted(path.stem for path in (ROOT / "conf" / "pruner_model").glob("*.yaml")))
 def test_published_settings_build_and_name_layers_that_exist(pair):
     pruner, name = pair.split("-")

@@ -74,6 +74,11 @@ class EPruner:
         else:
             betas = {name: self._override(name, self.beta) for name in layers}
             kept = {name: layer.official(betas[name]) for name, layer in layers.items()}
+        if self.beta is None:
+            part = budget.remaining(network, kept)
+            if part < 0.9 * budget.keep:
+                log.warning("exemplars leave %.3f of %s where %g was asked for: their number jumps with beta on this "
+                            "network; another pruner meets it closely", part, budget.metric, budget.keep)  # fmt: skip
         notes = {"betas": betas, "not_converged": [name for name, layer in layers.items() if layer.complaints]}
         for name, layer in layers.items():
             if layer.complaints:
@@ -197,6 +202,7 @@ class _Layer:
         self.distinct = np.sort(np.unique(filters, axis=0, return_index=True)[1])
         self.complaints: list[str] = []
         self._elected: dict[float, tuple[int, ...]] = {}
+        self._unsettled: dict[float, str] = {}
 
     def official(self, beta: float) -> tuple[int, ...]:
         """Exactly what the official code keeps at this beta."""
@@ -213,7 +219,9 @@ class _Layer:
         for _ in range(10 if len(kept) < floor else 0):
             middle = (low + high) / 2
             low, high = (middle, high) if len(self.patient(middle)) >= floor else (low, middle)
-        return kept if len(kept) >= floor else self.patient(low)
+        chosen = beta if len(kept) >= floor else low
+        self.complaints = [self._unsettled[chosen]] if chosen in self._unsettled else []
+        return self.patient(chosen)
 
     def rounded(self, kept: tuple[int, ...], multiple: int) -> tuple[int, ...]:
         """The exemplars, and the filters that resemble them least until their number is a multiple."""
@@ -235,7 +243,7 @@ class _Layer:
                 patience = max(1000, 5 * s.max_iter), max(50, 3 * s.convergence_iter)
                 kept, complaint = elect(distinct, beta, max(0.9, s.damping), *patience)
             if complaint and beta > 0:
-                self.complaints = [f"at beta {beta:.3g}: {complaint}; all filters count as exemplars there"]
+                self._unsettled[beta] = f"at beta {beta:.3g}: {complaint}; all filters count as exemplars there"
             if complaint or beta == 0:
                 kept = tuple(range(len(self.distinct)))
             self._elected[beta] = tuple(int(self.distinct[k]) for k in kept)

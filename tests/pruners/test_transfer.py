@@ -13,6 +13,8 @@ from prune_cli.pruners.transfer import Transfer
 from prune_cli.surgery import apply
 from tests.networks import make
 
+ANY = (trace(*make("resnet-pad")), Budget())
+
 
 @pytest.fixture
 def host(tmp_path, data, place):
@@ -44,7 +46,8 @@ def test_same_channels_other_weights(fresh, host, data, place):
 
 
 def test_the_file_itself_may_be_named(host):
-    Transfer(str(host[0] / "plan.json"))
+    model, shape = make("resnet-pad")
+    Transfer(str(host[0] / "plan.json")).check(trace(model, shape), Budget())
 
 
 def test_a_plan_for_another_network_is_refused(host):
@@ -57,9 +60,33 @@ def test_a_plan_for_another_network_is_refused(host):
 def test_damaged_plans_are_told_in_one_line(text, tmp_path):
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(PruneError):
-        Transfer(str(tmp_path))
+        Transfer(str(tmp_path)).check(*ANY)
 
 
 def test_a_missing_run_is_told(tmp_path):
     with pytest.raises(PruneError, match=r"no plan\.json there"):
-        Transfer(str(tmp_path / "nothing"))
+        Transfer(str(tmp_path / "nothing")).check(*ANY)
+    with pytest.raises(PruneError, match="needs plan=RUN_DIR"):
+        Transfer(None).check(*ANY)
+
+
+def test_a_plan_for_other_widths_is_refused(host):
+    folder, plan = host
+    (folder / "plan.json").write_text(json.dumps({**plan.to_json(), "sizes": {"conv1": 7}}))
+    model, shape = make("resnet-pad")
+    with pytest.raises(PruneError, match=r"7 channels in conv1; this one has \d+"):
+        Transfer(str(folder)).check(trace(model, shape), Budget())
+
+
+def test_fresh_weights_and_dropped_blocks(tmp_path, data, place):
+    (tmp_path / "plan.json").write_text('{"edits": [{"drop": "layer1.1"}]}')
+    model, shape = make("resnet-pad")
+    plan = Transfer(str(tmp_path), fresh=True).plan(trace(model, shape), data, Budget(), place, 0)
+    assert not torch.equal(apply(model, plan, shape).conv1.weight, model.conv1.weight)
+
+
+def test_an_unknown_fresh_layer_is_told(tmp_path):
+    (tmp_path / "plan.json").write_text('{"edits": [], "fresh": ["nope"]}')
+    model, shape = make("resnet-pad")
+    with pytest.raises(PruneError, match="starts nope afresh, but the network has no such layer"):
+        Transfer(str(tmp_path)).check(trace(model, shape), Budget())
