@@ -8,6 +8,7 @@ Legend: G gates, S sets of gates, L convolutions, U units, C channels of a group
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ class GateSet:
         return slice(self.start, self.start + len(self.channels))
 
 
+Part = tuple[Axis, GateSet]
+
+
 class Gates:
     """Where the gates of a network are, and what each of them opens."""
 
@@ -51,43 +55,30 @@ class Gates:
         self._residual = tuple(unit for unit in network.units if _is_residual(network, unit))
         self.sets: list[GateSet] = []
         self.size = 0  # G
-        self._scaled: dict[str, list[tuple[Axis, GateSet]]] = {}  # modules whose rows are multiplied
-        rows: dict[str, list[tuple[Axis, GateSet]]] = {}
-        columns: dict[str, list[tuple[Axis, GateSet]]] = {}
+        # By module: whose rows are multiplied, whose rows are gated, whose columns are.
+        self._scaled, self._written, self._read = (defaultdict[str, list[Part]](list) for _ in range(3))
         for group in groups:
-            (self._tie if tied else self._untie)(network, group, rows, columns)
+            (self._tie if tied else self._untie)(network, group)
         self.units = tuple(dict.fromkeys(s.unit for s in self.sets if s.unit))
         self._index_scales(network)
-        self._index_layers(network.layers, rows, columns)
+        self._index_layers(network.layers)
         self._scales: Mapping[str, Tensor] = {}
 
     # ---- which channels of which modules ------------------------------------------------------------
 
-    def _tie(
-        self,
-        network: Network,
-        group: Group,
-        rows: dict[str, list[tuple[Axis, GateSet]]],
-        columns: dict[str, list[tuple[Axis, GateSet]]],
-    ) -> None:
+    def _tie(self, network: Network, group: Group) -> None:
         inside = {_unit_of(axis.module, self._residual) for axis in group.axes}
         unit = inside.pop() if len(inside) == 1 else ""
         own = self._add(group.name, group.name, tuple(range(group.size)), unit)
         norms = [axis for axis in group.of("norm") if _is_norm(network, axis)]
         for axis in norms or group.writers:
-            self._scaled.setdefault(axis.module, []).append((axis, own))
+            self._scaled[axis.module].append((axis, own))
         for axis in group.of("write", "depthwise"):
-            rows.setdefault(axis.module, []).append((axis, own))
+            self._written[axis.module].append((axis, own))
         for axis in group.of("read"):
-            columns.setdefault(axis.module, []).append((axis, own))
+            self._read[axis.module].append((axis, own))
 
-    def _untie(
-        self,
-        network: Network,
-        group: Group,
-        rows: dict[str, list[tuple[Axis, GateSet]]],
-        columns: dict[str, list[tuple[Axis, GateSet]]],
-    ) -> None:
+    def _untie(self, network: Network, group: Group) -> None:
         """In the order of execution: a batch-norm gates the convolution before it and all that reads from there on."""
         last: GateSet | None = None
         writer: Axis | None = None
@@ -98,11 +89,11 @@ class Gates:
                 if writer is None or writer.index != axis.index:
                     raise PruneError(f"pruner.gates=per_norm: {axis.module} does not follow one convolution; use tied")
                 last = self._add(axis.module, group.name, axis.index, _unit_of(axis.module, self._residual))
-                self._scaled.setdefault(axis.module, []).append((axis, last))
-                rows.setdefault(writer.module, []).append((writer, last))
+                self._scaled[axis.module].append((axis, last))
+                self._written[writer.module].append((writer, last))
                 writer = None
             elif axis.role == "read" and last is not None:
-                columns.setdefault(axis.module, []).append((axis, last))
+                self._read[axis.module].append((axis, last))
 
     def _add(self, name: str, group: str, channels: tuple[int, ...], unit: str) -> GateSet:
         found = GateSet(name, group, channels, self.size, unit)
@@ -130,14 +121,9 @@ class Gates:
         self._set = torch.cat([torch.full((len(s.channels),), i) for i, s in enumerate(self.sets)])  # (G)
         self._unit = torch.tensor([self.units.index(s.unit) if s.unit else len(self.units) for s in self.sets])  # (S)
 
-    def _index_layers(
-        self,
-        layers: Iterable[Layer],
-        rows: Mapping[str, list[tuple[Axis, GateSet]]],
-        columns: Mapping[str, list[tuple[Axis, GateSet]]],
-    ) -> None:
+    def _index_layers(self, layers: Iterable[Layer]) -> None:
         """How many rows and columns of each convolution the gates add up to: matrices (L, G), constants (L)."""
-        gated = [layer for layer in layers if layer.module in rows]
+        gated = [layer for layer in layers if layer.module in self._written]
         # As published, linear layers are not counted; but where there is nothing else they are.
         self.layers = tuple([layer for layer in gated if layer.kind == "conv"] or gated)
         self.rows, self.columns = torch.zeros(2, len(self.layers), self.size)
@@ -145,8 +131,8 @@ class Gates:
         self.layer_unit = torch.full((len(self.layers),), len(self.units))
         for number, layer in enumerate(self.layers):
             for matrix, fixed, parts, full in (
-                (self.rows, self.fixed_rows, rows[layer.module], layer.rows),
-                (self.columns, self.fixed_columns, columns.get(layer.module, []), layer.columns),
+                (self.rows, self.fixed_rows, self._written[layer.module], layer.rows),
+                (self.columns, self.fixed_columns, self._read[layer.module], layer.columns),
             ):
                 on_gates = 0
                 for axis, own in parts:

@@ -273,3 +273,10 @@ def test_a_latency_budget_is_met_as_measured(finished, tmp_path):
 def test_an_unknown_target_is_refused(tmp_path):
     with pytest.raises(PruneError, match="the hardware of this run is cpu"):
         experiment(tmp_path, budget=Budget("latency", target="phone"))
+
+
+def test_every_kind_of_network_can_be_loaded_again():
+    from prune_cli import artefact, models
+
+    kinds = {kind for kind in vars(models).values() if isinstance(kind, type) and issubclass(kind, models.Model)}
+    assert set(artefact.KINDS.values()) == kinds - {models.Model}
