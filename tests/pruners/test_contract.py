@@ -123,3 +123,13 @@ def test_a_latency_budget_is_met(pruner, network, data, place):
     budget = Budget("latency", KEEP, floor=0.0, stopwatch=Counted(traced))
     plan = method_of(pruner).plan(traced, data, budget, place, 0)
     assert 0.3 < Counted(trace(make(network)[0], shape)).ratio(apply(model, plan, shape)) <= KEEP
+
+
+def test_widths_are_multiples(pruner, network, data, place):
+    if network != "vgg":
+        pytest.skip("one network is enough")
+    model, shape = make(network)
+    traced = trace(model, shape)
+    plan = method_of(pruner).plan(traced, data, Budget(keep=KEEP, floor=0.0, round_to=2), place, 0)
+    kept = {edit.group: len(edit.keep) for edit in plan.edits if not isinstance(edit, Drop)}
+    assert all(width % 2 == 0 for name, width in kept.items()), kept
