@@ -10,12 +10,11 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from paired import compare, stepper
 
 from prune_cli.channels import trace
 from prune_cli.compute import Compute, Place
@@ -23,8 +22,8 @@ from prune_cli.models.resnet import CifarResNet
 from prune_cli.pruners.csgd import Centripetal, alike
 
 
-def stepper(place: Place, centripetal: bool) -> Callable[[], float]:
-    """A function that trains one step and returns its seconds."""
+def training(place: Place, centripetal: bool) -> Callable[[], float]:
+    """A step of plain SGD, or of C-SGD."""
     torch.manual_seed(0)
     model = place.move(CifarResNet(56, 10)).train()
     network = trace(model, (3, 32, 32))
@@ -34,24 +33,10 @@ def stepper(place: Place, centripetal: bool) -> Callable[[], float]:
         for part in alike(group):
             kept = max(1, len(part) * 5 // 8)
             labels[group.name][part] = np.array(part)[np.arange(len(part)) % kept]
-    pull = Centripetal(network, labels, 1e-4, 3e-3, 0.1) if centripetal else lambda: None
+    pull = Centripetal(network, labels, 1e-4, 3e-3, 0.1) if centripetal else None
     decay = 0.0 if centripetal else 1e-4
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=decay)
-    x, y = place.images(torch.randn(64, 3, 32, 32)), torch.randint(0, 10, (64,), device=place.device)
-
-    def step() -> float:
-        start = time.perf_counter()
-        with place.autocast():
-            logits = model(x)
-        loss = F.cross_entropy(logits.float(), y)
-        optimizer.zero_grad()
-        loss.backward()
-        pull()
-        optimizer.step()
-        loss.item()
-        return time.perf_counter() - start
-
-    return step
+    return stepper(model, place, 64, optimizer, after_backward=pull)
 
 
 def main() -> None:
@@ -60,13 +45,8 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
     place = Compute(threads=1, precision=arguments.precision).resolve()
-    plain, pulled = stepper(place, False), stepper(place, True)
-    for _ in range(3):
-        plain(), pulled()
-    rounds = [(plain(), pulled()) for _ in range(arguments.rounds)]
-    ratios = [b / a for a, b in rounds]
-    low, median, high = np.percentile(ratios, [25, 50, 75])
-    print(f"{place.describe()}: plain step {1000 * np.median([a for a, _ in rounds]):.0f} ms")
+    milliseconds, (low, median, high) = compare(training(place, False), training(place, True), arguments.rounds)
+    print(f"{place.describe()}: plain step {milliseconds:.0f} ms")
     print(f"C-SGD over SGD {median:.3f} (quartiles {low:.3f}-{high:.3f}); bound 1.03")
 
 
