@@ -219,9 +219,8 @@ class _Scale(nn.Module):
 
     def __init__(self, gates: Gates, module: str) -> None:
         super().__init__()
-        self.scale: Callable[[], Tensor] = lambda: gates._scale_of(
-            module
-        )  # not an attribute: the gates are no part of the network
+        # A function, not an attribute: the gates are no part of the network.
+        self.scale: Callable[[], Tensor] = lambda: gates._scale_of(module)
 
     def forward(self, tensor: Tensor) -> Tensor:
         return tensor * self.scale().view(-1, *[1] * (tensor.dim() - 1))

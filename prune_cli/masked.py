@@ -147,7 +147,7 @@ def _read(module: nn.Module, x: Tensor, on: Array) -> Tensor:
         return F.linear(x.index_select(1, columns), weight, module.bias)
     # Through its channels-last view, so that the layout stays.
     part = x.permute(0, 2, 3, 1).index_select(3, columns).permute(0, 3, 1, 2)
-    return F.conv2d(part, weight, module.bias, module.stride, module.padding, module.dilation)
+    return module._conv_forward(part, weight, module.bias)  # with the module's own stride and kind of padding
 
 
 def _never_in_place(graph: fx.GraphModule) -> None:

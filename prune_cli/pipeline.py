@@ -117,10 +117,7 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
     if not 0.9 * e.budget.keep <= kept <= e.budget.keep:
         log.warning("budget: %.3f of %s is left, %g was asked for", kept, e.budget.metric, e.budget.keep)
     record = Record(
-        summary={
-            **_summary(e, base, accuracy, measures, clock),
-            "budget_kept": kept,
-        },
+        summary={**_summary(e, base, accuracy, measures, clock), "budget_kept": kept},
         config=dict(config),
         command=sys.argv,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -76,3 +76,12 @@ def test_half_precision_ranks_masks_alike(place):
     half = Place(torch.device("cpu"), torch.bfloat16, channels_last=True, threads=1)
     exact, rough = (MaskedNetwork(network, images, p).measure(on).loss for p in (place, half))
     assert spearmanr(exact, rough).statistic > 0.9
+
+
+def test_other_kinds_of_padding_stay(place):
+    convs = [torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU(), torch.nn.Conv2d(6, 4, 3, padding=1, padding_mode="reflect")]
+    model = torch.nn.Sequential(*convs, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 4)).eval()
+    network, images = trace(model, (3, 8, 8)), pictures((3, 8, 8))
+    found = MaskedNetwork(network, images, place).measure({"0": np.arange(6)[None] < 3})
+    loss, _ = measured(apply(model, Plan((Width("0", (0, 1, 2)),)), (3, 8, 8)), images, place)
+    assert found.loss[0] == pytest.approx(loss, abs=1e-5)

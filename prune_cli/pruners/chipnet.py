@@ -104,7 +104,8 @@ class ChipNet:
             with chip.decided(choice):
                 hard = evaluate(network.model, data.val, place)
             crisp, soft, out = chip.crisp(), float(chip.remaining()), len(choice.dropped)
-            history.append({"crisp": crisp, "soft_remaining": soft, "hard_accuracy": hard, "units_out": out})
+            history.append({"crisp": crisp, "crispness_loss": float(chip.crispness()), "soft_remaining": soft,
+                            "hard_accuracy": hard, "units_out": out})  # fmt: skip
             log.info("gates: epoch %d  decided %.1f%%  soft %s %.3f  hard val %.2f%%  units out %d",
                      epoch, 100 * crisp, chip.budget.metric, soft, 100 * hard, out)  # fmt: skip
             rank = (crisp >= 0.99, hard)

@@ -129,9 +129,7 @@ class EPruner:
             middle = (above + below) / 2
             above, below = (above, middle) if fits(common(middle)) else (middle, below)
         betas = common(below)
-        if (
-            budget.metric == "latency"
-        ):  # measured: hundreds of candidates would take long, and differ by less than noise
+        if budget.metric == "latency":  # hundreds of candidates would take long to measure, and differ less than noise
             return kept_at(betas), betas
         for name in layers:
             betas[name] = _furthest(betas[name], self._override(name, above), partial(fits_with, name))

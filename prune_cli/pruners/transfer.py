@@ -63,5 +63,5 @@ class Transfer:
         try:
             value = json.loads(path.read_text())
             return Plan.from_json(value), {str(name): int(size) for name, size in value.get("sizes", {}).items()}
-        except (OSError, ValueError, AttributeError, PruneError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, PruneError) as error:
             raise PruneError(f"plan={self.plan_of} cannot be read: {error}") from error

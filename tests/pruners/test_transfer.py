@@ -56,7 +56,17 @@ def test_a_plan_for_another_network_is_refused(host):
         Transfer(str(host[0])).check(trace(model, shape), Budget())
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1, 2]", '{"edits": [{"drop": 3, "keep": 1}, {"group": "a"}]}', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[1, 2]",
+        '{"edits": [{"drop": 3, "keep": 1}, {"group": "a"}]}',
+        "\x00",
+        '{"edits": [], "sizes": {"conv1": null}}',
+    ],
+)
 def test_damaged_plans_are_told_in_one_line(text, tmp_path):
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(PruneError):
