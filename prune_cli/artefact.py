@@ -62,6 +62,24 @@ def load(run_dir: str | Path, trust: Sequence[str] = ()) -> nn.Module:
     return small.eval()
 
 
+def load_dense(run_dir: str | Path, trust: Sequence[str] = ()) -> tuple[nn.Module, bool]:
+    """The dense network that a run began with, and whether it has its weights, or fresh ones as they are lost."""
+    import torch
+
+    from prune_cli.models.checkpoint import load_checkpoint
+
+    folder = Path(run_dir)
+    spec = json.loads(read_sealed(folder, "architecture.json"))
+    base = json.loads(read_sealed(folder, "result.json"))["base"]
+    torch.manual_seed(0)
+    dense = _model(spec["model"], trust).build(len(spec["classes"]))
+    path = Path(base["path"])
+    path = path / "model.safetensors" if path.is_dir() else path
+    if path.is_file():
+        load_checkpoint(dense, path)
+    return dense.eval(), path.is_file()
+
+
 def _model(spec: dict[str, Any], trust: Sequence[str]) -> models.Model:
     fields = dict(spec)
     kind = KINDS.get(fields.pop("kind", ""))

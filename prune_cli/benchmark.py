@@ -1,83 +1,187 @@
-"""What networks cost on the hardware: parameters, multiply-adds, memory, and latency measured side by side."""
+"""Networks side by side on every target: converted, checked against PyTorch, timed in turn, layer by layer."""
 
 from __future__ import annotations
 
-import copy
-import time
-import warnings
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
+from filelock import FileLock
 
-from prune_cli.errors import require, require_choice, require_range
-from prune_cli.files import to_safetensors
-from prune_cli.record import Latency, Measure
+from prune_cli import host
+from prune_cli.costs import macs_by_layer
+from prune_cli.errors import PruneError, require
+from prune_cli.export import distance
+from prune_cli.files import slug
+from prune_cli.hardware import Hardware, example
+from prune_cli.hardware.process import Parcel, fresh
+from prune_cli.hardware.race import Heat, run, unpack
+from prune_cli.hardware.summary import summarise
+from prune_cli.record import Accuracy, Latency, LayerTime, Session
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from torch import Tensor, nn
 
-Array = np.ndarray[Any, Any]
+    from prune_cli.hardware import Artefact
 
-
-@dataclass(frozen=True)
-class Hardware:
-    """A target: eager PyTorch on the CPU, and how it is timed."""
-
-    name: str = "cpu"
-    threads: int = 1
-    dtype: str = "float32"  # float32 | bfloat16
-    layout: str = "nchw"  # nchw | channels_last
-    batches: Sequence[int] = (1, 64)
-    warmup: int = 3  # untimed calls of each network
-    rounds: int = 15  # at least so many rounds, each of which times every network
-    seconds: float = 2.0  # per batch size at least so long
-
-    def __post_init__(self) -> None:
-        require_range("hardware.threads", self.threads, 1, 1024, whole=True)
-        require_choice("hardware.dtype", self.dtype, ("float32", "bfloat16"))
-        require_choice("hardware.layout", self.layout, ("nchw", "channels_last"))
-        require(self.batches, "hardware.batches must name at least one batch size")
-        for batch in self.batches:
-            require_range("hardware.batches", batch, 1, 65536, whole=True)
-        require_range("hardware.warmup", self.warmup, 0, 10**4, whole=True)
-        require_range("hardware.rounds", self.rounds, 2, 10**6, whole=True)
-        require_range("hardware.seconds", self.seconds, 0, 3600)
-
-    def describe(self) -> dict[str, Any]:
-        return {"threads": self.threads, "dtype": self.dtype, "layout": self.layout, "batches": list(self.batches)}
+Result = TypeVar("Result")
+Seconds = dict[str, float]  # by layer
+log = logging.getLogger(__name__)
+BUSY = 0.1  # part of the machine that others may keep busy before it is worth a warning
+LAYER_SECONDS, LAYER_TURNS, LAYER_PROCESSES = 0.3, 3, 3  # attribution to layers, per network and batch size
 
 
-def measure(networks: Mapping[str, nn.Module], shape: tuple[int, ...], hardware: Hardware) -> dict[str, Measure]:
-    """Cost of every network; ratios are to the first one.
+def measure(
+    networks: Mapping[str, nn.Module],
+    shape: tuple[int, ...],
+    targets: Mapping[str, Hardware],
+    dense_of: Mapping[str, str] | None = None,
+    calibration: Tensor | None = None,
+    judge: Callable[[nn.Module], Accuracy] | None = None,
+) -> Session:
+    """Latency of every network on every target. A target that goes wrong is told of, and costs no other its figures.
 
     Args:
-        networks: by name, the dense one first; they are not changed.
+        networks: by name, in fp32 and eval mode on the CPU; they are not changed.
         shape: of one input sample, (channels, height, width).
+        dense_of: the network that each one is compared with; by default the first.
+        calibration: images (N, C, H, W) for targets that quantise.
+        judge: tells the accuracy of networks on targets whose arithmetic is not fp32.
     """
-    import torch
+    dense_of = dense_of or dict.fromkeys(networks, next(iter(networks)))
+    session = Session(datetime.now(timezone.utc).isoformat(timespec="seconds"), host.describe(), host.versions())
+    macs = {name: macs_by_layer(model, shape) for name, model in networks.items()}
+    session.missing = {name: reason for name, target in targets.items() if (reason := target.missing())}
+    with tempfile.TemporaryDirectory(prefix="prune-cli-") as workshop:
+        for name in [name for name in targets if name not in session.missing]:
+            log.info("measuring latency on %s", name)
+            contest = Contest(name, targets[name], shape, Path(workshop), calibration)
+            try:
+                for network, model in networks.items():
+                    contest.enter(network, model)
+                _fill(session, name, contest, dense_of, macs)
+                if judge is not None and targets[name].lossy:
+                    for network in networks:
+                        session.accuracy.setdefault(network, {})[name] = judge(contest.deployed(network))
+            except PruneError as error:
+                log.error("%s: %s", name, error)
+                session.failed[name] = str(error)
+    return session
 
-    ready = {name: _prepare(model, hardware) for name, model in networks.items()}
-    inputs = {batch: _example(batch, shape, hardware) for batch in hardware.batches}
-    with _threads(hardware.threads), torch.inference_mode():
-        latency = {
-            batch: _race({n: _caller(m, x) for n, m in ready.items()}, batch, hardware) for batch, x in inputs.items()
-        }
-        memory = {n: {f"b{b}": _peak_memory_mb(m, x) for b, x in inputs.items()} for n, m in ready.items()}
-    return {
-        name: Measure(
-            params=sum(p.numel() for p in model.parameters()),
-            macs=count_macs(model, shape),
-            file_bytes=len(to_safetensors(model.state_dict())),
-            peak_memory_mb=memory[name],
-            latency={hardware.name: [latency[batch][name] for batch in hardware.batches]},
-        )
-        for name, model in networks.items()
-    }
+
+def _fill(
+    session: Session, target: str, contest: Contest, dense_of: Mapping[str, str], macs: Mapping[str, dict[str, int]]
+) -> None:
+    heats = contest.run()
+    load = max(heat.other_load for process in heats for heat in process.values())
+    if load > BUSY * host.cores():
+        log.warning("%s: other programs kept %.1f of %d processors busy meanwhile; repeat on a quiet machine for "
+                    "sharper figures", target, load, host.cores())  # fmt: skip
+    session.hardware[target] = {
+        **contest.target.describe(), "other_load": round(load, 2), "errors": contest.errors,
+    }  # fmt: skip
+    for network, dense in dense_of.items():
+        session.latency.setdefault(network, {})[target] = contest.latency(heats, network, dense)
+        times = contest.layers(network, dense) if network != dense else {}
+        if times:
+            session.layers.setdefault(network, {})[target] = {
+                batch: _by_layer(own, other, macs[network], macs[dense]) for batch, (own, other) in times.items()
+            }
+
+
+class Contest:
+    """Networks that are compared on one target.
+
+    Files lie in `workshop/<network>/<target>`; what several targets use, one folder up.
+    """
+
+    def __init__(
+        self, name: str, target: Hardware, shape: tuple[int, ...], workshop: Path, calibration: Tensor | None = None
+    ) -> None:
+        self.name, self.target, self.shape, self.calibration = name, target, shape, calibration
+        self.workshop = workshop
+        self.entrants: dict[str, Parcel | Path] = {}
+        self.expected: dict[str, dict[int, Tensor]] = {}
+        self.errors: dict[str, float] = {}  # by network: how far its outputs are from eager PyTorch's
+        self.converts = type(target).convert is not Hardware.convert
+
+    def enter(self, name: str, model: nn.Module) -> None:
+        """Convert a network for the target, in a process of its own."""
+        import torch
+
+        with torch.inference_mode():
+            self.expected[name] = {b: model(example(b, self.shape)) for b in self.target.batches}
+        parcel = Parcel(model)
+        if not self.converts:
+            self.entrants[name] = parcel
+            return
+        folder = self.workshop / slug(name) / self.name
+        folder.mkdir(parents=True)
+        made = self._in_process(convert, parcel, self.shape, folder, self.calibration)
+        assert isinstance(made, Path)
+        self.entrants[name] = made
+
+    def run(self) -> list[dict[int, Heat]]:
+        """Time all networks in turn: for every fresh process, by batch size.
+
+        Raises:
+            PruneError: an output is not that of eager PyTorch, or a process died.
+        """
+        with _alone():
+            heats = [self._in_process(run, self.entrants, self.shape) for _ in range(self.target.processes)]
+        for name, expected in self.expected.items():
+            gaps = [distance(heats[0][batch].laps[name].outputs, y) for batch, y in expected.items()]
+            self.errors[name] = max(gaps)
+            require(
+                self.errors[name] <= self.target.bound,
+                f"{name} gives other outputs than PyTorch in fp32: they differ by {self.errors[name]:.1e} of their "
+                f"norm, bound {self.target.bound:g}",
+            )
+        return heats
+
+    def latency(self, heats: Sequence[dict[int, Heat]], name: str, dense: str) -> list[Latency]:
+        """By batch size."""
+        rows = []
+        for batch in self.target.batches:
+            own, other = ([heat[batch].laps[n] for heat in heats] for n in (name, dense))
+            rows.append(summarise(batch, own, own if name == dense else other, self.target.threads))
+        return rows
+
+    def layers(self, name: str, dense: str) -> dict[str, tuple[Seconds, Seconds]]:
+        """Seconds by layer of a network and of its dense one, by batch size ("b1"); empty if the target cannot tell."""
+        pair = {n: self.entrants[n] for n in (name, dense)}
+        found = {}
+        for batch in self.target.batches:
+            with _alone():
+                runs = [self._in_process(layer_times, pair, self.shape, batch) for _ in range(LAYER_PROCESSES)]
+            if all(run[name] and run[dense] for run in runs):
+                found[f"b{batch}"] = _mean([run[name] for run in runs]), _mean([run[dense] for run in runs])
+        return found
+
+    def deployed(self, name: str) -> nn.Module:
+        """The network as the target computes it, for images (N, C, H, W) in fp32 on the CPU."""
+        from prune_cli.hardware.deployed import Deployed
+
+        return Deployed(self.target, unpack(self.entrants[name]))
+
+    def _in_process(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """In a fresh process, with whatever a runtime raises as one line."""
+        try:
+            return fresh(work, self.target, *arguments)
+        except PruneError:
+            raise
+        except Exception as error:
+            log.debug("%s", self.target, exc_info=True)
+            text = str(error).strip().splitlines()
+            raise PruneError(f"{type(error).__name__}: {text[0] if text else 'no reason given'}") from error
 
 
 class Stopwatch:
@@ -86,144 +190,79 @@ class Stopwatch:
     Every candidate is timed in turn with the dense network. Latency depends on shapes: equal ones are timed once.
     """
 
-    def __init__(self, dense: nn.Module, shape: tuple[int, ...], hardware: Hardware, batch: int) -> None:
-        self.shape, self.hardware, self.batch = shape, hardware, batch
-        self.dense = _prepare(dense, hardware)
+    def __init__(
+        self,
+        dense: nn.Module,
+        shape: tuple[int, ...],
+        target: Hardware,
+        batch: int,
+        calibration: Tensor | None = None,
+    ) -> None:
+        self.workshop = tempfile.TemporaryDirectory(prefix="prune-cli-")
+        share = {"processes": 4, "rounds": 12, "seconds": min(1.0, target.seconds)}
+        quick = replace(target, batches=(batch,), **share)  # type: ignore[arg-type]
+        self.contest = Contest("target", quick, shape, Path(self.workshop.name), calibration)
+        self.contest.enter("dense", dense)
         self.known: dict[tuple[Any, ...], float] = {_shapes(dense): 1.0}
 
     def ratio(self, model: nn.Module) -> float:
-        import torch
-
         key = _shapes(model)
         if key not in self.known:
-            x = _example(self.batch, self.shape, self.hardware)
-            ready = {"dense": self.dense, "candidate": _prepare(model, self.hardware)}
-            with _threads(self.hardware.threads), torch.inference_mode():
-                calls = {name: _caller(network, x) for name, network in ready.items()}
-                self.known[key] = _race(calls, self.batch, self.hardware)["candidate"].ratio
+            shutil.rmtree(Path(self.workshop.name) / "candidate", ignore_errors=True)
+            self.contest.enter("candidate", model)
+            self.known[key] = self.contest.latency(self.contest.run(), "candidate", "dense")[0].ratio
         return self.known[key]
+
+    @cached_property
+    def table(self) -> Seconds:
+        """The dense network's seconds by layer; empty if the target cannot tell."""
+        return next((own for own, _ in self.contest.layers("dense", "dense").values()), {})
 
 
 def _shapes(model: nn.Module) -> tuple[Any, ...]:
     return tuple((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
 
 
-def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-adds of conv and linear layers for one image, as fvcore counts them (its batch-norm is left out)."""
+def convert(
+    target: Hardware, parcel: Parcel, shape: tuple[int, ...], folder: Path, calibration: Tensor | None
+) -> Artefact:
+    """The work of a converting process."""
     import torch
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fvcore traces with TorchScript, which warns of its age
-        from fvcore.nn import FlopCountAnalysis
-
-        plain = copy.deepcopy(model).cpu().float().eval()
-        counter = FlopCountAnalysis(plain, torch.zeros(1, *shape))
-        counted = counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
-    return int(counted["conv"] + counted["linear"])
+    torch.set_num_threads(target.threads)
+    return target.convert(parcel.open(), shape, folder, calibration)
 
 
-def _prepare(model: nn.Module, hardware: Hardware) -> nn.Module:
+def layer_times(
+    target: Hardware, pair: Mapping[str, Parcel | Path], shape: tuple[int, ...], batch: int
+) -> dict[str, Seconds]:
+    """The work of an attributing process: networks in turn, each for LAYER_SECONDS in all."""
     import torch
 
-    layout = torch.channels_last if hardware.layout == "channels_last" else torch.contiguous_format
-    ready = copy.deepcopy(model).cpu().eval().to(dtype=getattr(torch, hardware.dtype))
-    return ready.to(memory_format=layout)
+    torch.set_num_threads(target.threads)
+    artefacts, images = {name: unpack(parcel) for name, parcel in pair.items()}, example(batch, shape)
+    cold = {name: sum(target.layer_times(artefact, images, 1).values()) for name, artefact in artefacts.items()}
+    times: dict[str, list[Seconds]] = {name: [] for name in artefacts}
+    for _ in range(LAYER_TURNS):
+        for name, artefact in artefacts.items():
+            runs = max(1, min(100, round(LAYER_SECONDS / LAYER_TURNS / max(cold[name], 1e-6))))
+            times[name].append(target.layer_times(artefact, images, runs))
+    return {name: _mean(turns) for name, turns in times.items()}
 
 
-def _example(batch: int, shape: tuple[int, ...], hardware: Hardware) -> torch.Tensor:
-    import torch
-
-    layout = torch.channels_last if hardware.layout == "channels_last" else torch.contiguous_format
-    x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
-    return x.to(getattr(torch, hardware.dtype)).contiguous(memory_format=layout)
+def _mean(turns: Sequence[Seconds]) -> Seconds:
+    return {layer: sum(turn.get(layer, 0.0) for turn in turns) / len(turns) for layer in turns[0]}
 
 
-def _caller(model: nn.Module, x: torch.Tensor) -> Callable[[], object]:
-    return lambda: model(x)
+def _by_layer(own: Seconds, dense: Seconds, own_macs: Mapping[str, int], macs: Mapping[str, int]) -> list[LayerTime]:
+    return [
+        LayerTime(name, round(1000 * dense.get(name, 0.0), 5), round(1000 * own.get(name, 0.0), 5),
+                  macs.get(name, 0), own_macs.get(name, 0))
+        for name in dict.fromkeys([*dense, *own])
+    ]  # fmt: skip
 
 
-def _race(calls: Mapping[str, Callable[[], object]], batch: int, hardware: Hardware) -> dict[str, Latency]:
-    """Time all networks in turn, round after round, so that a disturbance meets them alike."""
-    for call in calls.values():
-        for _ in range(hardware.warmup):
-            call()
-    repeats = {name: max(1, round(0.005 / _seconds(call, 1))) for name, call in calls.items()}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    order = list(calls)
-    start = time.perf_counter()
-    while len(samples[order[0]]) < hardware.rounds or time.perf_counter() - start < hardware.seconds:
-        for name in order:
-            samples[name].append(1000 * _seconds(calls[name], repeats[name]))
-        order.reverse()
-    dense = np.array(samples[next(iter(calls))])
-    return {name: _summary(np.array(times), dense, batch) for name, times in samples.items()}
-
-
-def _seconds(call: Callable[[], object], repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
-
-
-def _summary(times: Array, dense: Array, batch: int) -> Latency:
-    ratios = times / dense
-    low, high = _interval_of_median(ratios)
-    p10, median, p90 = (round(float(v), 4) for v in np.percentile(times, [10, 50, 90]))
-    ratio = round(float(np.median(ratios)), 4)
-    return Latency(batch, median, p10, p90, len(times), ratio, round(low, 4), round(high, 4))
-
-
-def _interval_of_median(values: Array, draws: int = 2000) -> tuple[float, float]:
-    """95% bootstrap interval."""
-    random = np.random.default_rng(0)
-    medians = np.median(random.choice(values, (draws, len(values))), axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return float(low), float(high)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _peak_memory_mb(model: nn.Module, x: torch.Tensor) -> float:
-    """Weights plus the most that activations hold at any one moment of a forward pass, in 10^6 bytes."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    weights = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
-    live, peak = 0, 0
-    seen: set[int] = set()
-
-    def release(key: int, size: int) -> None:
-        nonlocal live
-        live -= size
-        seen.discard(key)
-
-    class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal live, peak
-            out = func(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, tuple | list) else (out,):
-                if isinstance(tensor, torch.Tensor):
-                    storage = tensor.untyped_storage()
-                    key = storage._cdata
-                    if key not in seen and key not in own:
-                        seen.add(key)
-                        live += storage.nbytes()
-                        weakref.finalize(storage, release, key, storage.nbytes())
-            peak = max(peak, live)
-            return out
-
-    own = {t.untyped_storage()._cdata for t in [x, *model.parameters(), *model.buffers()]}
-    with Meter():  # type: ignore[no-untyped-call]
-        model(x)
-    return round((weights + x.numel() * x.element_size() + peak) / 1e6, 3)
+def _alone() -> AbstractContextManager[Any]:
+    """Measurements of one user wait for each other, across programs."""
+    owner = os.getuid() if hasattr(os, "getuid") else os.getlogin()
+    return FileLock(Path(tempfile.gettempdir()) / f"prune-cli-{owner}.lock")

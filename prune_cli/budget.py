@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 METRICS = ("channels", "volume", "params", "macs", "latency")
+# A search by the stopwatch aims so far below the budget, since a measurement errs, and ends that close to it.
+AIM, CLOSE, MEASUREMENTS = 0.98, 0.96, 10
 Kept = dict[str, tuple[int, ...]]  # per group, the channels that stay
+Candidate = Callable[[int], tuple[Kept, Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Budget:
     metric: str = "macs"  # channels | volume | params | macs | latency
     keep: float = 0.5  # fraction of the dense network's, in (0, 1]
     floor: float = 0.1  # of every group's channels at least this fraction stays, and one of each layer's
-    round_to: int = 1  # widths are multiples of this where the group has as many
+    round_to: int | None = None  # widths are multiples of this where the group has as many; null: as the target asks
     target: str | None = None  # latency: the hardware it is measured on, by name; null: the one there is
     batch: int = 1  # latency: of so many images at once
     stopwatch: Stopwatch | None = None  # latency: what measures it
@@ -38,8 +41,13 @@ class Budget:
         require_choice("budget.metric", self.metric, METRICS)
         require_range("budget.keep", self.keep, 0, 1, open_low=True)
         require_range("budget.floor", self.floor, 0, 1)
-        require_range("budget.round_to", self.round_to, 1, 1024, whole=True)
+        if self.round_to is not None:
+            require_range("budget.round_to", self.round_to, 1, 1024, whole=True)
         require_range("budget.batch", self.batch, 1, 65536, whole=True)
+
+    @property
+    def multiple(self) -> int:
+        return self.round_to or 1
 
     @property
     def countable(self) -> str:
@@ -57,7 +65,7 @@ class Budget:
     def least(self, group: Group) -> int:
         """How many channels of a group stay whatever happens."""
         wanted = max(1, math.ceil(self.floor * group.size))
-        return min(group.size, math.ceil(wanted / self.round_to) * self.round_to)
+        return min(group.size, math.ceil(wanted / self.multiple) * self.multiple)
 
     def remaining(self, network: Network, kept: Kept, dropped: Sequence[str] = ()) -> float:
         """The part of the dense network's cost that is left by these channels, without these units.
@@ -80,6 +88,54 @@ class Budget:
             small = apply(network.model, plan_of(kept, dropped), network.shape)
             return float(trace(small, network.shape).cost(self.metric)) / whole  # type: ignore[arg-type]
         return float(network.cost(self.metric, masks(network, kept))) / whole  # type: ignore[arg-type]
+
+    def predicted(self, network: Network, kept: Kept, dropped: Sequence[str] = ()) -> float:
+        """The part of the dense network's latency that its time by layer lets one expect, measuring nothing.
+
+        A layer's time is taken to shrink as its multiply-adds do, and what belongs to no layer as the volume. Without
+        times by layer, multiply-adds stand for them.
+        """
+        assert self.stopwatch is not None
+        macs, volume = (_parts(network, metric, masks(network, kept), dropped) for metric in ("macs", "volume"))
+        seconds = self.stopwatch.table or network.cost_by_layer("macs")
+        total = sum(seconds.values())
+        layers = {name: seconds.get(name, 0.0) for name in macs}
+        rest = total - sum(layers.values())
+        expected = sum(layers[name] * part for name, (part, _) in macs.items())
+        return float(expected + rest * sum(share for _, share in volume.values())) / total
+
+    def fewest(self, network: Network, candidate: Candidate, low: int, high: int) -> int:
+        """The least count from `low` to `high` whose candidate meets the budget; `high` if none does.
+
+        Args:
+            candidate: by count, what is kept and which units are dropped; costs fall as counts rise.
+        """
+
+        def fits(count: int) -> bool:
+            return self.remaining(network, *candidate(count)) <= self.keep
+
+        if self.metric != "latency":
+            return _first(fits, low, high)
+        parts = {count: self.remaining(network, *candidate(count)) for count in (low, high)}
+        if parts[low] <= self.keep or parts[high] > self.keep:
+            return low if parts[low] <= self.keep else high
+        # Between a candidate that is too slow and one that fits, the times by layer say where to measure next.
+        moves = ""
+        while high - low > 1 and len(parts) < MEASUREMENTS and parts[high] < CLOSE * self.keep:
+            slow, fast = (self.predicted(network, *candidate(count)) for count in (low, high))
+            step = (parts[low] - AIM * self.keep) / (parts[low] - parts[high])
+            step = 0.5 if moves[-2:] in ("ss", "ff") else min(0.9, max(0.1, step))  # one end alone must not move
+
+            def expected(count: int, wanted: float = slow + step * (fast - slow)) -> bool:
+                return self.predicted(network, *candidate(count)) <= wanted
+
+            middle = min(high - 1, max(low + 1, _first(expected, low, high)))
+            parts[middle] = self.remaining(network, *candidate(middle))
+            log.info("budget: %.3f of the latency expected, %.3f measured, %g asked for",
+                     self.predicted(network, *candidate(middle)), parts[middle], self.keep)  # fmt: skip
+            low, high = (low, middle) if parts[middle] <= self.keep else (middle, high)
+            moves += "f" if parts[middle] <= self.keep else "s"
+        return high
 
     def check(self, network: Network, groups: Iterable[Group], vanishing: Mapping[str, str] | None = None) -> None:
         """Say what can be reached by cutting these groups to their floors, and refuse a budget that cannot.
@@ -104,7 +160,7 @@ class Budget:
         require(
             smallest <= self.keep,
             f"budget.keep={self.keep:g} of {self.metric} is out of reach: with budget.floor={self.floor:g} and "
-            f"budget.round_to={self.round_to} this pruner "
+            f"budget.round_to={self.multiple} this pruner "
             f"reaches {math.ceil(smallest * 1000) / 1000:g} to 1 here; raise budget.keep or lower one of them{more}",
         )
         return smallest
@@ -127,6 +183,17 @@ def masks(network: Network, kept: Kept) -> dict[str, np.ndarray[Any, Any]]:
         found[name] = np.zeros(network.groups[name].size)
         found[name][list(channels)] = 1
     return found
+
+
+def _parts(
+    network: Network, metric: Any, kept: Mapping[str, Any], dropped: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """By layer: what part of its own cost is left, and what part of the whole network's that is."""
+    whole, left = network.cost_by_layer(metric), network.cost_by_layer(metric, kept)
+    total = sum(whole.values())
+    gone = {name for name in whole if any(f"{name}.".startswith(f"{unit}.") for unit in dropped)}
+    remains = {name: 0.0 if name in gone else left[name] for name in whole if whole[name]}
+    return {name: (cost / whole[name], cost / total) for name, cost in remains.items()}
 
 
 def select(
@@ -158,19 +225,26 @@ def select(
             gone.setdefault(name, set()).update(channels)
         return {g.name: tuple(c for c in range(g.size) if c not in gone.get(g.name, ())) for g in groups}
 
-    def fits(count: int) -> bool:
+    def candidate(count: int) -> tuple[Kept, list[str]]:
         found = kept(count)
         units = {unit for name, unit in vanishing.items() if not found[name]}
-        staying = {name: keep for name, keep in found.items() if vanishing.get(name) not in units}
-        return budget.remaining(network, staying, sorted(units)) <= budget.keep
+        return {name: keep for name, keep in found.items() if vanishing.get(name) not in units}, sorted(units)
 
     # The fewest steps that fit: the cost falls with every step.
-    low, high = sum(score < shut for score, _, _ in steps), len(steps)
+    count = budget.fewest(network, candidate, sum(score < shut for score, _, _ in steps), len(steps))
+    require(
+        budget.remaining(network, *candidate(count)) <= budget.keep,
+        f"budget.keep={budget.keep:g} of {budget.metric} is out of reach here",
+    )
+    return kept(count)
+
+
+def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """The least number from `low` to `high` for which it holds, if it holds for all above it; else `high`."""
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle + 1, high)
-    require(fits(low), f"budget.keep={budget.keep:g} of {budget.metric} is out of reach here")
-    return kept(low)
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
 
 
 def _steps(
@@ -181,13 +255,13 @@ def _steps(
     staying = set() if vanishes else set(_protected(group, order, budget))
     removable = [int(channel) for channel in order if int(channel) not in staying]
     steps = []
-    first = group.size % budget.round_to or budget.round_to
+    first = group.size % budget.multiple or budget.multiple
     while removable:
         portion, removable = removable[:first], removable[first:]
         if len(portion) < first:
             break
         steps.append((float(scores[portion].max()), group.name, tuple(portion)))
-        first = budget.round_to
+        first = budget.multiple
     return steps
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra import compose, version
+from hydra import compose, initialize_config_dir, version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser, run_and_report
@@ -18,16 +18,18 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prune_cli.errors import PruneError, require
+from prune_cli.hardware import Hardware
 from prune_cli.pipeline import Experiment
 from prune_cli.trust import build, check_engine, check_targets, is_ours
 
 log = logging.getLogger(__name__)
+SPREAD = ("trust", "plan", "benchmark")  # said once at the top, used by other parts of the config
 
 
 def conf_dir() -> str:
@@ -41,18 +43,25 @@ def conf_dir() -> str:
 
 def main() -> None:
     """The console script."""
-    # OpenMP threads that spin while they wait make two threads slower than one on a shared machine; torch reads
-    # this when it is imported, which is later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     register_resolvers()
     arguments = get_args_parser().parse_args()
     asks = arguments.help or arguments.hydra_help or arguments.info or arguments.cfg
     if not asks and not arguments.shell_completion:
         run_and_report(lambda: _refuse_early(arguments))
+    interruptible("prune-run", _job)
+
+
+def interruptible(program: str, work: Callable[[], None]) -> None:
+    """Do the work of a command; what a user can mend, and Ctrl-C, end it with one line."""
+    # OpenMP threads that spin while they wait make two threads slower than one on a shared machine; torch reads
+    # this when it is imported, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        _job()
+        work()
+    except (PruneError, OSError) as error:
+        _end(error, program)
     except KeyboardInterrupt:
-        print("prune-run: interrupted; finished runs and dense networks already stored are kept", file=sys.stderr)
+        print(f"{program}: interrupted; finished runs and dense networks already stored are kept", file=sys.stderr)
         sys.exit(130)
 
 
@@ -79,13 +88,15 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> None:
     assert isinstance(plain, dict)
     record = run(experiment, out, {str(key): value for key, value in plain.items()})
     log.info("%s\nresults: %s", render(record), out)
+    for target, reason in record.benchmarks[0].failed.items():
+        raise PruneError(f"{target}: {reason}; everything else is in {out}")
 
 
-def _end(error: Exception) -> NoReturn:
+def _end(error: Exception, program: str = "prune-run") -> NoReturn:
     """One line and exit code 1; the traceback for those who ask."""
     if os.environ.get("HYDRA_FULL_ERROR"):
         raise error
-    sys.exit(f"prune-run: {error}")
+    sys.exit(f"{program}: {error}")
 
 
 def _refuse_early(arguments: Any) -> None:
@@ -142,9 +153,10 @@ def _check_job(name: str, overrides: list[str]) -> str:
         config = compose(name, overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         choices = config.hydra.runtime.choices
-        for group, choice in choices.items():
-            inside = not os.path.isabs(str(choice)) and ".." not in str(choice).split("/")
-            require(inside, f"{group}={choice} leaves the folder of configs")
+        for group, chosen in choices.items():
+            for choice in map(str, chosen if isinstance(chosen, list | ListConfig) else [chosen]):
+                inside = not os.path.isabs(choice) and ".." not in choice.split("/")
+                require(inside, f"{group}={choice} leaves the folder of configs")
         check_engine(OmegaConf.to_container(config.hydra, resolve=False))
         _check_folder(config, overrides)
         experiment_of(config, overrides, choices)
@@ -173,7 +185,7 @@ def experiment_of(config: DictConfig, overrides: Sequence[str], choices: Any) ->
     except OmegaConfBaseException as error:
         raise PruneError(str(error).splitlines()[0]) from error
     assert isinstance(plain, dict)
-    tree: dict[str, Any] = {str(key): value for key, value in plain.items() if key not in ("trust", "plan")}
+    tree: dict[str, Any] = {str(key): value for key, value in plain.items() if key not in SPREAD}
     trusted = _trusted(overrides)
     given = plain.get("trust") or []
     given = [given] if isinstance(given, str) else given
@@ -189,6 +201,28 @@ def experiment_of(config: DictConfig, overrides: Sequence[str], choices: Any) ->
     experiment = build({"_target_": "prune_cli.pipeline.Experiment", **tree})
     assert isinstance(experiment, Experiment)
     return experiment
+
+
+def targets_of(overrides: Sequence[str]) -> dict[str, Hardware]:
+    """The targets that `hardware=...` and `benchmark...` name on the command line of a command other than prune-run.
+
+    Raises:
+        PruneError: there is no such target or option.
+    """
+    register_resolvers()
+    for override in overrides:
+        known = override.lstrip("+~").startswith(("hardware", "benchmark."))
+        require(known, f"{override} is neither the folder of a run nor an option of hardware or benchmark")
+    try:
+        with initialize_config_dir(conf_dir(), version_base="1.3"):
+            config = compose("config", list(overrides))
+        tree = OmegaConf.to_container(config.hardware, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise PruneError(" ".join(str(error).split())) from error
+    check_targets(tree, ())
+    targets = build(tree, "hardware")
+    assert isinstance(targets, dict)
+    return targets
 
 
 def _check_pair(choices: Any, tree: dict[str, Any]) -> None:

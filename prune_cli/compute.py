@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune_cli.errors import PruneError, require, require_choice, require_range
+from prune_cli.host import cores
 
 if TYPE_CHECKING:
     import torch
@@ -106,8 +106,8 @@ def _faster_thread_count(device: torch.device) -> int:
     """
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if device.type != "cpu" or cores == 1:
+    available = cores()
+    if device.type != "cpu" or available == 1:
         return 1
     conv = torch.nn.Conv2d(64, 64, 3, padding=1)
     x = torch.randn(32, 64, 32, 32)
@@ -123,6 +123,6 @@ def _faster_thread_count(device: torch.device) -> int:
                 samples.append(time.perf_counter() - start)
         return sum(samples)
 
-    rounds = [(seconds(1), seconds(cores)) for _ in range(3)]
+    rounds = [(seconds(1), seconds(available)) for _ in range(3)]
     one, many = (min(times) for times in zip(*rounds, strict=True))
-    return cores if many < one else 1
+    return available if many < one else 1

@@ -11,9 +11,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
 
 from prune_cli.errors import PruneError, require
 
@@ -76,9 +78,24 @@ def seal(folder: Path, contents: Mapping[str, bytes]) -> None:
     (folder / last).unlink(missing_ok=True)
     for name, data in first:
         write_bytes(folder / name, data)
-    sums = "".join(f"{sha256(data)}  {name}\n" for name, data in contents.items())
-    write_bytes(folder / SUMS, sums.encode())
+    write_bytes(folder / SUMS, _lines(f"{sha256(data)}  {name}" for name, data in contents.items()))
     write_bytes(folder / last, final)
+
+
+def amend(folder: Path, changes: Mapping[str, bytes]) -> None:
+    """Add files to a sealed folder, or replace some. At any moment every file has one of the sums on record."""
+    with FileLock(folder / ".lock"):
+        before = (folder / SUMS).read_text().splitlines()
+        added = [f"{sha256(data)}  {name}" for name, data in changes.items()]
+        staying = [line for line in before if line.split("  ", 1)[-1] not in changes]
+        write_bytes(folder / SUMS, _lines(dict.fromkeys([*before, *added])))
+        for name, data in changes.items():
+            write_bytes(folder / name, data)
+        write_bytes(folder / SUMS, _lines([*staying, *added]))
+
+
+def _lines(lines: Iterable[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def read_sealed(folder: Path, name: str) -> bytes:
@@ -92,10 +109,8 @@ def read_sealed(folder: Path, name: str) -> bytes:
         data = (folder / name).read_bytes()
     except (OSError, UnicodeDecodeError) as error:
         raise PruneError(f"{folder / name} cannot be read: {error}") from error
-    pairs = [line.split("  ", 1) for line in sums.splitlines() if "  " in line]
-    recorded = {file: digest for digest, file in pairs}
     require(
-        recorded.get(name) == sha256(data),
+        f"{sha256(data)}  {name}" in sums.splitlines(),
         f"{folder / name} is damaged: its sha256 is not the one recorded in {SUMS}; "
         f"remove {folder} to make it again, or restore it",
     )

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import copy
 import logging
-import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prune_cli.benchmark import Hardware
+from prune_cli import host
 from prune_cli.budget import Budget
 from prune_cli.compute import Compute
 from prune_cli.data import Dataset
-from prune_cli.errors import require, require_range
+from prune_cli.errors import PruneError, require, require_range
+from prune_cli.export import export, require_kinds
 from prune_cli.files import seal, sha256, slug, to_json, to_safetensors
+from prune_cli.hardware import Hardware
 from prune_cli.models import Model
 from prune_cli.pruners import Pruner
-from prune_cli.record import Accuracy, Base, Fit, Measure, Record
+from prune_cli.record import Accuracy, Base, Fit, Measure, Record, Session
 from prune_cli.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 STAGES = ("train", "prune", "finetune", "benchmark")
-PACKAGES = ("prune-cli", "torch", "torchvision", "numpy", "scikit-learn", "fvcore", "hydra-core")
 
 
 @dataclass(frozen=True)
@@ -47,18 +46,21 @@ class Experiment:
     budget: Budget
     train: Recipe
     finetune: Recipe
-    hardware: Hardware
+    hardware: Mapping[str, Hardware]
     compute: Compute
     names: Mapping[str, str]  # dataset, model, pruner, as chosen on the command line
     reestimate: int = 0  # training images that batch-norm statistics are estimated anew from after the cut
+    export: Sequence[str] = ()  # onnx | openvino | torch_export: files that load without this package
     seed: int = 0
     outputs: str = "outputs"  # holds the store of dense networks and decoded images
 
     def __post_init__(self) -> None:
         require_range("seed", self.seed, 0, 2**31, whole=True)
         require_range("reestimate", self.reestimate, 0, 10**7, whole=True)
-        known = self.budget.target in (None, self.hardware.name)
-        require(known, f"budget.target={self.budget.target}: the hardware of this run is {self.hardware.name}")
+        require(self.hardware, "hardware must name at least one target")
+        known = self.budget.target in (None, *self.hardware)
+        require(known, f"budget.target={self.budget.target}: the hardware of this run is {', '.join(self.hardware)}")
+        require_kinds(self.export)
         self.dataset.check()
         self.model.check()
 
@@ -71,20 +73,22 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
     """
     import torch
 
+    from prune_cli import latency
     from prune_cli.artefact import architecture
-    from prune_cli.benchmark import measure
     from prune_cli.channels import trace
+    from prune_cli.costs import cost_of
     from prune_cli.surgery import apply
     from prune_cli.training.fit import evaluate, fit
     from prune_cli.training.statistics import reestimate
 
     e, clock = experiment, _Clock()
+    latency.check(e.hardware, e.budget)
     place = e.compute.resolve()
     data = e.dataset.load(Path(e.outputs) / "cache")
     _seed(e.seed, "train")
     dense = e.model.pretrained(len(data.classes))
     _check_outputs(dense, data)
-    e = replace(e, budget=_measurable(e, dense, data))
+    e = replace(e, budget=latency.measurable(e.budget, e.hardware, dense, data, e.seed))
     e.pruner.check(trace(dense, data.shape), e.budget)
 
     base = clock.time("train", lambda: _base(e, data, dense, place))
@@ -111,24 +115,29 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
     accuracy = {n: Accuracy(evaluate(m, data.val, exact), evaluate(m, data.test, exact)) for n, m in stages.items()}
     dense, small = dense.cpu().eval(), small.cpu().eval()
 
-    log.info("measuring latency on %s", e.hardware.name)
-    measures = clock.time("benchmark", lambda: measure({"dense": dense, "pruned": small}, data.shape, e.hardware))
-    kept = _kept(e.budget, dense, small, data.shape, measures)
-    if not 0.9 * e.budget.keep <= kept <= e.budget.keep:
-        log.warning("budget: %.3f of %s is left, %g was asked for", kept, e.budget.metric, e.budget.keep)
+    networks = {"dense": dense, "pruned": small}
+    session = clock.time("benchmark", lambda: latency.measure_on(e.hardware, networks, data, e.seed))
+    batches = sorted({batch for target in e.hardware.values() for batch in target.batches})
+    measures = {name: cost_of(model, data.shape, batches) for name, model in networks.items()}
+    budget = latency.outcome(e.budget, network, plan, small, session)
+    try:
+        contents, exports = export(small, data.shape, e.export)
+    except PruneError as error:  # what took hours is written first
+        contents, exports, session.failed["export"] = {}, [], str(error)
     record = Record(
-        summary={**_summary(e, base, accuracy, measures, clock), "budget_kept": kept},
+        summary={**_summary(e, base, accuracy, measures, session, clock), **budget},
         config=dict(config),
         command=sys.argv,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        host=_host(),
+        versions=host.versions(),
+        host=host.describe(),
         compute=place.describe(),
-        hardware={e.hardware.name: e.hardware.describe()},
         base=base,
         plan=plan.to_json(),
         accuracy=accuracy,
         measures=measures,
+        benchmarks=(session,),
+        exports=tuple(exports),
         finetune=tuned,
         seconds=clock.seconds,
     )
@@ -136,6 +145,7 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
         "model.safetensors": to_safetensors(small.state_dict()),
         "architecture.json": to_json(architecture(e.model, data.classes, data.shape, plan)),
         "plan.json": to_json({**plan.to_json(), "sizes": {g.name: g.size for g in network.groups.values()}}),
+        **contents,
         "result.json": to_json(record.to_json()),  # last: where it is, the run is complete
     })  # fmt: skip
     return record
@@ -170,29 +180,6 @@ def _base(e: Experiment, data: Data, dense: nn.Module, place: Place) -> Base:
     return get_or_train(Path(e.outputs) / "bases", name, parts, dense, train)
 
 
-def _measurable(e: Experiment, dense: nn.Module, data: Data) -> Budget:
-    """The budget, with what measures it if it is a latency."""
-    if e.budget.metric != "latency":
-        return e.budget
-    from prune_cli.benchmark import Stopwatch
-
-    return replace(e.budget, stopwatch=Stopwatch(dense, data.shape, e.hardware, e.budget.batch))
-
-
-def _kept(
-    budget: Budget, dense: nn.Module, small: nn.Module, shape: tuple[int, ...], measures: Mapping[str, Measure]
-) -> float:
-    """The part of the dense network's cost that was reached; a latency is the one of the final measurement."""
-    from prune_cli.channels import trace
-
-    if budget.metric == "latency":
-        assert budget.stopwatch is not None
-        rows = next(iter(measures["pruned"].latency.values()))
-        again = [row.ratio for row in rows if row.batch == budget.batch]
-        return again[0] if again else budget.stopwatch.ratio(small)
-    return float(trace(small, shape).cost(budget.metric) / trace(dense, shape).cost(budget.metric))  # type: ignore[arg-type]
-
-
 def _check_outputs(dense: nn.Module, data: Data) -> None:
     """A network with other classes than the data would train, and mean nothing."""
     import torch
@@ -205,7 +192,12 @@ def _check_outputs(dense: nn.Module, data: Data) -> None:
 
 
 def _summary(
-    e: Experiment, base: Base, accuracy: Mapping[str, Accuracy], measures: Mapping[str, Measure], clock: _Clock
+    e: Experiment,
+    base: Base,
+    accuracy: Mapping[str, Accuracy],
+    measures: Mapping[str, Measure],
+    session: Session,
+    clock: _Clock,
 ) -> dict[str, Any]:
     """The row of every table: flat, and a public contract (docs/results.md)."""
     dense, pruned = measures["dense"], measures["pruned"]
@@ -216,8 +208,10 @@ def _summary(
     for cost in ("params", "macs", "file_bytes"):
         row |= {f"{cost}_dense": getattr(dense, cost), f"{cost}_pruned": getattr(pruned, cost)}
     row |= {"macs_ratio": pruned.macs / dense.macs, "params_ratio": pruned.params / dense.params}
-    for target, rows in pruned.latency.items():
+    for target, rows in session.latency.get("pruned", {}).items():
         row |= {f"latency_ratio/{target}/b{latency.batch}": latency.ratio for latency in rows}
+    for target, reached in session.accuracy.get("pruned", {}).items():
+        row |= {f"{split}_accuracy/{target}": getattr(reached, split) for split in ("val", "test")}
     return {**row, "base_reused": base.source != "trained", **{f"seconds_{s}": clock.seconds[s] for s in STAGES}}
 
 
@@ -239,10 +233,3 @@ def _seed(seed: int, stage: str) -> None:
     import torch
 
     torch.manual_seed(int(sha256(f"{seed} {stage}".encode())[:15], 16))
-
-
-def _host() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {"cpu": names[0] if names else platform.processor(), "cores": len(names), "system": platform.platform()}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-SCHEMA = 1  # raised when a field changes its meaning or disappears
+SCHEMA = 2  # raised when a field changes its meaning or disappears
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,35 @@ class Latency:
     median_ms: float
     p10_ms: float
     p90_ms: float
+    cpu_ms: float  # processor time of a call, of all threads together
     rounds: int
-    ratio: float  # to the dense network: median over rounds of the paired ratio
-    ratio_low: float  # 95% interval of that median (bootstrap over rounds)
+    processes: int  # that the rounds are spread over
+    disturbed: float  # part of the samples in which the processor was taken away; they do not count
+    ratio: float  # to the dense network: mean over processes of the median of paired ratios
+    ratio_low: float  # 95% interval of that (bootstrap over processes and rounds)
     ratio_high: float
+    verdict: str  # "faster" | "slower" | "no significant difference"; "" for the dense network
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Where the time goes: one layer, dense against pruned, on one target at one batch size."""
+
+    layer: str  # name of the module; "" for all that belongs to none, such as additions and changes of layout
+    dense_ms: float
+    pruned_ms: float  # 0: it is gone
+    dense_macs: int
+    pruned_macs: int
+
+
+@dataclass(frozen=True)
+class Export:
+    """The network in a form that loads without this package."""
+
+    kind: str  # onnx | openvino | torch_export
+    files: list[str]
+    bytes: int
+    error: float  # against eager PyTorch: norm of the difference of outputs over norm of the outputs
 
 
 @dataclass(frozen=True)
@@ -61,7 +86,30 @@ class Measure:
     macs: int  # multiply-adds of conv and linear layers, of one image
     file_bytes: int  # as model.safetensors
     peak_memory_mb: dict[str, float]  # by batch ("b64"): weights and live activations of one forward pass
-    latency: dict[str, list[Latency]]  # by target
+
+
+@dataclass
+class Session:
+    """What was measured at one time on one machine. Networks of a run are called `dense` and `pruned`."""
+
+    created: str  # ISO 8601, UTC
+    host: dict[str, Any]
+    versions: dict[str, str]
+    hardware: dict[str, dict[str, Any]] = field(default_factory=dict)  # by target: what its figures mean
+    missing: dict[str, str] = field(default_factory=dict)  # targets that are not there: why, and what to do
+    failed: dict[str, str] = field(default_factory=dict)  # targets that are there: what went wrong
+    latency: dict[str, dict[str, list[Latency]]] = field(default_factory=dict)  # by network, by target
+    accuracy: dict[str, dict[str, Accuracy]] = field(default_factory=dict)  # the same, where arithmetic is not fp32
+    layers: dict[str, dict[str, dict[str, list[LayerTime]]]] = field(default_factory=dict)  # and by batch ("b1")
+
+    def between(self, dense: str, pruned: str) -> Session:
+        """The part that is about two of the networks, under the names of a run."""
+        names = {"dense": dense, "pruned": pruned}
+        latency, accuracy, layers = (
+            {new: whole[old] for new, old in names.items() if old in whole}
+            for whole in (self.latency, self.accuracy, self.layers)
+        )
+        return replace(self, latency=latency, accuracy=accuracy, layers=layers)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -85,11 +133,12 @@ class Record:
     versions: dict[str, str]
     host: dict[str, Any]
     compute: dict[str, Any]  # device, precision, layout, threads of the training
-    hardware: dict[str, dict[str, Any]]  # by target: threads, dtype, layout, rounds
     base: Base
     plan: dict[str, Any]  # as plan.json
     accuracy: dict[str, Accuracy]  # dense, cut, reestimated (if asked for), finetuned
     measures: dict[str, Measure]  # dense, pruned
+    benchmarks: tuple[Session, ...]  # that of the run itself, then those of prune-bench
+    exports: tuple[Export, ...]
     finetune: Fit | None
     seconds: dict[str, float]  # by stage
     schema: int = field(default=SCHEMA)

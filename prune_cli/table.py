@@ -1,64 +1,144 @@
-"""The table at the end of a run."""
+"""Tables for the terminal: that of a run, and that of many networks side by side."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from prune_cli.record import Accuracy, Measure, Record
+from prune_cli.record import Accuracy, Latency, LayerTime, Measure, Record, Session
+
+STAGES = {"dense": "dense", "cut": "pruned", "reestimated": "re-estimated", "finetuned": "fine-tuned"}
 
 
 def render(record: Record) -> str:
-    """Dense, pruned and fine-tuned side by side, for a terminal of any width."""
-    from rich.console import Console
-    from rich.table import Table
-
-    summary = record.summary
-    budget = record.config["budget"]
+    """A run: accuracy and size by stage, then latency by target."""
+    summary, budget = record.summary, record.config["budget"]
     title = f"{summary['pruner']}  {summary['model']}  {summary['dataset']}  seed {summary['seed']}"
-    table = Table(title=title, title_justify="left", caption_justify="left")
     dense, pruned = record.measures["dense"], record.measures["pruned"]
-    table.add_column("")
-    for heading in ("test", "val", "params", "MACs", *_latency_headings(dense), "file"):
-        table.add_column(heading, justify="right")
-    labels = {"dense": "dense", "cut": "pruned", "reestimated": "re-estimated", "finetuned": "fine-tuned"}
+    stages = _table(title, "", "test", "val", "params", "", "MACs", "", "file", "")
     for name, accuracy in record.accuracy.items():
-        table.add_row(labels[name], *_accuracy(accuracy), *_cost(dense if name == "dense" else pruned, dense))
-    table.caption = (
-        f"budget {budget['metric']} <= {budget['keep']:g}, kept {summary['budget_kept']:.3f}"
-        f"{'' if summary['budget_kept'] <= budget['keep'] else ' (not met)'}\nlatency: median ms on "
-        + ", ".join(
-            f"{n} ({h['threads']} thread{'s' * (h['threads'] > 1)}, {h['dtype']})" for n, h in record.hardware.items()
-        )
-        + ", ratio to dense with its 95% interval"
-    )
-    console = Console(width=130, file=io.StringIO())
-    with console.capture() as captured:
-        console.print(table)
-    return captured.get()
+        stages.add_row(STAGES[name], *_accuracy(accuracy), *_costs(dense if name == "dense" else pruned, dense))
+    met = "" if summary["budget_met"] else " (not met)"
+    stages.caption = f"budget {budget['metric']} <= {budget['keep']:g}, kept {summary['budget_kept']:.3f}{met}"
+    session = record.benchmarks[0]
+    files = [f"{', '.join(e.files)}: {e.bytes / 1e6:.2f} MB, outputs differ from PyTorch's by {e.error:.0e}"
+             for e in record.exports]  # fmt: skip
+    return "\n".join([_text(stages), _text(_latencies(session)), *files, *_notes(session)])
 
 
-def _latency_headings(dense: Measure) -> list[str]:
-    return [f"{target} b{latency.batch}" for target, rows in dense.latency.items() for latency in rows]
+def _latencies(session: Session) -> Any:
+    """One line per target and batch size: dense against pruned."""
+    table = _table("", "latency, ms", "batch", "dense", "pruned", "ratio", "95% interval", "")
+    for target, rows in session.latency.get("pruned", {}).items():
+        name = f"{target} ({_setting(session.hardware[target])})"
+        for dense, pruned in zip(session.latency["dense"][target], rows, strict=True):
+            interval = f"{pruned.ratio_low:.2f}-{pruned.ratio_high:.2f}"
+            table.add_row(name, str(dense.batch), f"{dense.median_ms:.2f}", f"{pruned.median_ms:.2f}",
+                          f"{pruned.ratio:.2f}", interval, pruned.verdict)  # fmt: skip
+            name = ""
+    return table
+
+
+def _notes(session: Session) -> list[str]:
+    """Accuracy where arithmetic is not fp32, where time went, and what was not measured."""
+    lines = []
+    for target in session.accuracy.get("pruned", {}):
+        dense, pruned = (session.accuracy[network][target] for network in ("dense", "pruned"))
+        lines.append(f"{target}: as computed there, test is {_percent(dense)} dense, {_percent(pruned)} pruned")
+    for target, by_batch in session.layers.get("pruned", {}).items():
+        lines += [f"{target} {batch}: {where_time_goes(layers)}" for batch, layers in by_batch.items()]
+    lines += [f"{target} was not measured: {reason}" for target, reason in session.missing.items()]
+    return lines + [f"{target} FAILED: {reason}" for target, reason in session.failed.items()]
+
+
+def where_time_goes(layers: Sequence[LayerTime], count: int = 3) -> str:
+    """In words: how the time of layers with multiply-adds fell, how the rest did, and which layers lag behind most."""
+    heavy = [layer for layer in layers if layer.dense_macs and layer.dense_ms]
+    if not heavy:
+        return "the runtime does not tell its layers apart"
+    rest = [layer for layer in layers if not layer.dense_macs]
+    macs = sum(layer.pruned_macs for layer in heavy) / sum(layer.dense_macs for layer in heavy)
+    before, after = sum(layer.dense_ms for layer in heavy), sum(layer.pruned_ms for layer in heavy)
+    text = f"convolutions keep {macs:.2f} of their MACs and {after / before:.2f} of their time"
+    whole = sum(layer.dense_ms for layer in layers)
+    others = sum(layer.dense_ms for layer in rest)
+    if others > 0.02 * whole:
+        text += f"; all else, {100 * others / whole:.0f}% of the dense time, {_part(rest, others):.2f} of its time"
+    lag = {layer: layer.pruned_ms - layer.dense_ms * layer.pruned_macs / layer.dense_macs for layer in heavy}
+    worst = sorted((layer for layer in heavy if lag[layer] > 0.005 * whole), key=lag.__getitem__, reverse=True)[:count]
+    named = (f"{y.layer} (MACs {y.pruned_macs / y.dense_macs:.2f}, time {y.pruned_ms / y.dense_ms:.2f})" for y in worst)
+    return text + ("; furthest behind: " + ", ".join(named) if worst else "")
+
+
+def _part(layers: Sequence[LayerTime], whole: float) -> float:
+    return sum(layer.pruned_ms for layer in layers) / whole
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network in a table of many."""
+
+    name: str
+    test: float | None  # accuracy, where it is known
+    measure: Measure
+    latency: Mapping[str, Sequence[Latency]]  # by target
+
+
+def compare(groups: Mapping[str, Sequence[Row]], session: Session) -> str:
+    """Many networks, grouped by their dense one, which comes first: latency in ms, its ratio, 95% interval."""
+    targets = [(target, batch) for target, h in session.hardware.items() for batch in h["batches"]]
+    headings = [f"{target}\nb{batch}" for target, batch in targets]
+    table = _table("", "", "test", "params", "MACs", *headings)
+    for rows in groups.values():
+        dense = rows[0].measure
+        for row in rows:
+            cells = [_latency(latency) for target in session.hardware for latency in row.latency[target]]
+            ratios = (row.measure.params / dense.params, row.measure.macs / dense.macs)
+            counts = [short(count) if row is rows[0] else f"{ratio:.3f}"
+                      for count, ratio in zip((row.measure.params, row.measure.macs), ratios, strict=True)]  # fmt: skip
+            test = "" if row.test is None else f"{100 * row.test:.2f}%"
+            table.add_row(row.name, test, *counts, *cells)
+        table.add_section()
+    lines = [f"{target}: {_setting(h)}" for target, h in session.hardware.items()]
+    lines += [f"{target} was not measured: {reason}" for target, reason in session.missing.items()]
+    lines += [f"{target} FAILED: {reason}" for target, reason in session.failed.items()]
+    for network, by_target in session.layers.items():
+        for target, by_batch in by_target.items():
+            lines += [f"{network}, {target} {b}: {where_time_goes(layers)}" for b, layers in by_batch.items()]
+    return "\n".join([_text(table), *lines])
+
+
+def _latency(latency: Latency) -> str:
+    """Three short lines, so that many targets fit beside each other."""
+    if not latency.verdict:
+        return f"{latency.median_ms:.2f}"
+    equal = " =" if latency.verdict.startswith("no") else ""
+    return f"{latency.median_ms:.2f}\n{latency.ratio:.2f}{equal}\n{latency.ratio_low:.2f}-{latency.ratio_high:.2f}"
+
+
+def _setting(hardware: Mapping[str, Any]) -> str:
+    threads = f"{hardware['threads']} thread{'s' * (hardware['threads'] > 1)}"
+    layout = "" if hardware["layout"] == "nchw" else f", {hardware['layout']}"
+    return f"{hardware['runtime']}, {threads}, {hardware['dtype']}{layout}"
 
 
 def _accuracy(accuracy: Accuracy) -> list[str]:
-    return [f"{100 * accuracy.test:.2f}%", f"{100 * accuracy.val:.2f}%"]
+    return [_percent(accuracy), f"{100 * accuracy.val:.2f}%"]
 
 
-def _cost(cost: Measure, dense: Measure) -> list[str]:
-    cells = [
-        _with_ratio(short(cost.params), cost.params / dense.params),
-        _with_ratio(short(cost.macs), cost.macs / dense.macs),
-    ]
-    for rows in cost.latency.values():
-        for row in rows:
-            interval = "" if cost is dense else f"\n{row.ratio:.2f} [{row.ratio_low:.2f}-{row.ratio_high:.2f}]"
-            cells.append(f"{row.median_ms:.2f}{interval}")
-    return [*cells, f"{cost.file_bytes / 1e6:.2f} MB"]
+def _percent(accuracy: Accuracy) -> str:
+    return f"{100 * accuracy.test:.2f}%"
 
 
-def _with_ratio(text: str, ratio: float) -> str:
-    return text if ratio == 1 else f"{text}\n{ratio:.3f}"
+def _costs(cost: Measure, dense: Measure) -> list[str]:
+    cells = []
+    for field, shown in (("params", short(cost.params)), ("macs", short(cost.macs)),
+                         ("file_bytes", f"{cost.file_bytes / 1e6:.2f} MB")):  # fmt: skip
+        ratio = getattr(cost, field) / getattr(dense, field)
+        cells += [shown, "" if cost is dense else f"{ratio:.3f}"]
+    return cells
 
 
 def short(number: float) -> str:
@@ -67,3 +147,23 @@ def short(number: float) -> str:
         if number >= size:
             return f"{number / size:.2f}{letter}"
     return f"{number:.0f}"
+
+
+def _table(title: str, *headings: str) -> Any:
+    """The first column is text, the others are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    for position, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if position else "left", no_wrap=True)
+    return table
+
+
+def _text(table: Any) -> str:
+    from rich.console import Console
+
+    console = Console(width=400, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())

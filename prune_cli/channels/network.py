@@ -130,8 +130,11 @@ class Network:
             kept: per group a vector (C) of 0/1, or of gates in [0, 1]; absent groups stay whole. Tensors that
                 require gradients give a differentiable cost, of one sample.
         """
-        kept = kept or {}
-        return self._constant[metric] + sum(self._layer_cost(metric, layer, kept) for layer in self.layers)
+        return self._constant[metric] + sum(self.cost_by_layer(metric, kept).values())
+
+    def cost_by_layer(self, metric: Metric, kept: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The same by module, without parameters that belong to no layer."""
+        return {layer.module: self._layer_cost(metric, layer, kept or {}) for layer in self.layers}
 
     def _layer_cost(self, metric: Metric, layer: Layer, kept: Mapping[str, Any]) -> Any:
         if layer.kind != "conv" and metric in ("channels", "volume"):

@@ -103,7 +103,7 @@ class EPruner:
 
         def kept_at(betas: Mapping[str, float]) -> Kept:
             kept = {name: layer.above_floor(betas[name], floors[name]) for name, layer in layers.items()}
-            return {name: layers[name].rounded(keep, budget.round_to) for name, keep in kept.items()}
+            return {name: layers[name].rounded(keep, budget.multiple) for name, keep in kept.items()}
 
         def fits(betas: Mapping[str, float]) -> bool:
             return budget.remaining(network, kept_at(betas)) <= budget.keep
@@ -125,9 +125,9 @@ class EPruner:
                     f"budget.keep={budget.keep:g} of {budget.metric} is out of reach: exemplars with "
                     f"budget.floor={budget.floor:g} reach {least:.3f} on this network; raise keep or lower floor"
                 )
-        for _ in range(12):
-            middle = (above + below) / 2
-            above, below = (above, middle) if fits(common(middle)) else (middle, below)
+        ladder = np.linspace(above, below, 4097).tolist()
+        step = budget.fewest(network, lambda n: (kept_at(common(ladder[n])), ()), 0, 4096)
+        above, below = ladder[max(0, step - 1)], ladder[step]
         betas = common(below)
         if budget.metric == "latency":  # hundreds of candidates would take long to measure, and differ less than noise
             return kept_at(betas), betas

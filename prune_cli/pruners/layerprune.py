@@ -79,22 +79,15 @@ class LayerPrune:
         self.check(network, budget)
         scores = self._scores(network, data, place, seed)
         order = sorted(self._units(network), key=scores.__getitem__)
-        count = self._fewest(network, order, budget) if self.units is None else self.units
+        count = self.units
+        if count is None:
+            count = budget.fewest(network, lambda n: ({}, order[:n]), 0, len(order))
         gone = set(order[:count])
         log.info("dropped %d of %d units: %s", count, len(order), ", ".join(order[:count]) or "none")
         return Plan(tuple(Drop(unit) for unit in self._units(network) if unit in gone), notes={"scores": scores})
 
     def _units(self, network: Network) -> tuple[str, ...]:
         return network.units + (network.reshaping if self.reshaping else ())
-
-    def _fewest(self, network: Network, order: list[str], budget: Budget) -> int:
-        """How many must go, in this order, until the budget is met."""
-        low, high = 0, len(order)
-        while low < high:
-            middle = (low + high) // 2
-            fits = budget.remaining(network, {}, order[:middle]) <= budget.keep
-            low, high = (low, middle) if fits else (middle + 1, high)
-        return low
 
     # ---- scores of units ----------------------------------------------------------------------------
 

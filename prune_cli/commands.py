@@ -1,0 +1,75 @@
+"""`prune-bench` and `prune-export`: what is done with finished runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from prune_cli.cli import interruptible, targets_of
+from prune_cli.errors import require
+from prune_cli.export import KINDS
+
+
+def bench() -> None:
+    """The console script `prune-bench`."""
+    parser = _parser(
+        "prune-bench",
+        "Measure finished runs side by side, each in turn with its dense network, without training. The figures are "
+        "added to the runs' result.json, with host and time.",
+        "examples:\n  prune-bench outputs/runs/*/*/* hardware=auto\n"
+        "  prune-bench RUN1 RUN2 hardware=[cpu,onnxruntime] benchmark.batches=[1] hardware.onnxruntime.threads=2",
+    )
+    parser.add_argument("words", nargs="+", metavar="RUN_DIR | OVERRIDE",
+                        help="folders of runs; hardware=... and benchmark.key=value as for prune-run")  # fmt: skip
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    interruptible("prune-bench", lambda: _bench(arguments.words, arguments.trust))
+
+
+def _bench(words: Sequence[str], trust: Sequence[str]) -> None:
+    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    folders = [Path(word) for word in words if word not in overrides]
+    require(folders, "name at least one folder of a finished run")
+    targets = targets_of(overrides)
+
+    from prune_cli.budget import Budget
+    from prune_cli.latency import check
+    from prune_cli.remeasure import read, remeasure
+
+    runs = [read(folder, trust) for folder in dict.fromkeys(folders)]
+    check(targets, Budget())
+    table, failed = remeasure(runs, targets)
+    print(table)
+    require(not failed, "; ".join(f"{target}: {reason}" for target, reason in failed.items()))
+
+
+def export() -> None:
+    """The console script `prune-export`."""
+    parser = _parser(
+        "prune-export",
+        "Write the pruned network of a finished run as files that load without prune-cli, compared with PyTorch.",
+        "examples:\n  prune-export RUN_DIR\n  prune-export RUN_DIR onnx openvino",
+    )
+    parser.add_argument("folder", metavar="RUN_DIR", type=Path)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; none: all of them")
+    arguments = parser.parse_args()
+    interruptible("prune-export", lambda: _export(arguments.folder, arguments.kinds, arguments.trust))
+
+
+def _export(folder: Path, kinds: Sequence[str], trust: Sequence[str]) -> None:
+    from prune_cli.remeasure import export_run, read
+
+    for made in export_run(read(folder, trust), kinds):
+        files = ", ".join(str(folder / name) for name in made.files)
+        print(f"{files}: {made.bytes / 1e6:.2f} MB, outputs differ from PyTorch's by {made.error:.0e}")
+
+
+def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=name, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE",
+                        help="package whose classes may be imported, for runs with model._target_=...")  # fmt: skip
+    return parser

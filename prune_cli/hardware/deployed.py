@@ -1,0 +1,23 @@
+"""A network on a target that looks like any other module, so that its accuracy can be told like any other's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from prune_cli.hardware import Hardware
+
+if TYPE_CHECKING:
+    from prune_cli.hardware import Artefact
+
+
+class Deployed(nn.Module):
+    """Images (N, C, H, W) in fp32 to outputs (N, K) in fp32, by way of the target."""
+
+    def __init__(self, target: Hardware, artefact: Artefact) -> None:
+        super().__init__()
+        self.target, self.call = target, target.load(artefact, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.target.outputs(self.call(self.target.place(x)))
