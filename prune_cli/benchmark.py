@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -198,17 +199,18 @@ class Stopwatch:
         batch: int,
         calibration: Tensor | None = None,
     ) -> None:
-        self.workshop = tempfile.TemporaryDirectory(prefix="prune-cli-")
+        self.workshop = Path(tempfile.mkdtemp(prefix="prune-cli-"))
+        weakref.finalize(self, shutil.rmtree, self.workshop, ignore_errors=True)
         share = {"processes": 4, "rounds": 12, "seconds": min(1.0, target.seconds)}
         quick = replace(target, batches=(batch,), **share)  # type: ignore[arg-type]
-        self.contest = Contest("target", quick, shape, Path(self.workshop.name), calibration)
+        self.contest = Contest("target", quick, shape, self.workshop, calibration)
         self.contest.enter("dense", dense)
         self.known: dict[tuple[Any, ...], float] = {_shapes(dense): 1.0}
 
     def ratio(self, model: nn.Module) -> float:
         key = _shapes(model)
         if key not in self.known:
-            shutil.rmtree(Path(self.workshop.name) / "candidate", ignore_errors=True)
+            shutil.rmtree(self.workshop / "candidate", ignore_errors=True)
             self.contest.enter("candidate", model)
             self.known[key] = self.contest.latency(self.contest.run(), "candidate", "dense")[0].ratio
         return self.known[key]

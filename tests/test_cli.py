@@ -111,7 +111,7 @@ def test_the_user_s_own_class_and_folder_of_configs(tmp_path):
     )
     (tmp_path / "my" / "model").mkdir(parents=True)
     (tmp_path / "my" / "model" / "mine.yaml").write_text("_target_: mynets.Net\nwidth: 0.5\n")
-    wishes = ["dataset=synthetic", "train.epochs=1", "hardware.batches=[1]", "hardware.seconds=0.1", THREAD]
+    wishes = ["dataset=synthetic", "train.epochs=1", "benchmark.batches=[1]", "benchmark.seconds=0.1", THREAD]
     done = prune_run(tmp_path, "--config-dir", "my", "model=mine", "trust=[mynets]", "hydra.run.dir=a", *wishes)
     assert done.returncode == 0, done.stderr
     done = prune_run(
@@ -186,3 +186,38 @@ def test_a_wheel_brings_its_configs(tmp_path):
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     done = quick(tmp_path, "outputs=/proc/nope")
     assert done.returncode == 1 and "cannot be made" in done.stderr and "Traceback" not in done.stderr
+
+
+def command(folder, name, *arguments):
+    code = f"import sys; sys.argv[0] = 'prune-{name}'; from prune_cli.commands import {name}; {name}()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=280
+    )
+
+
+def test_finished_runs_are_measured_again_and_exported(tmp_path):
+    done = prune_run(tmp_path, *TINY, "hydra.run.dir=run", "hardware=[cpu,tensorrt]")
+    assert done.returncode == 0 and "tensorrt was not measured: torch_tensorrt not installed" in done.stdout
+    done = command(tmp_path, "bench", "run", "hardware=[cpu]", "benchmark.batches=[2]", "benchmark.processes=2")
+    assert done.returncode == 0 and "vgg16 epruner macs 0.5" in done.stdout, done.stderr
+    done = command(tmp_path, "export", "run", "torch_export")
+    assert done.returncode == 0 and "model.pt2" in done.stdout, done.stderr
+    (result,) = results(tmp_path)
+    assert len(result["benchmarks"]) == 2 and [e["kind"] for e in result["exports"]] == ["torch_export"]
+
+
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("bench", ["nowhere"], "prune-bench: nowhere is not the folder of a finished run"),
+        ("bench", ["nowhere", "hardware=phone"], "Could not find 'hardware/phone'"),
+        ("bench", ["nowhere", "budget.keep=0.5"], "neither the folder of a run nor an option of hardware"),
+        ("bench", ["hardware=cpu"], "name at least one folder"),
+        ("bench", ["nowhere", "benchmark.rounds=0"], "prune-bench: hardware.cpu.rounds must be"),
+        ("export", ["nowhere"], "prune-export: nowhere is not the folder of a finished run"),
+    ],
+)
+def test_mistakes_with_finished_runs_are_one_line(tmp_path, name, arguments, message):
+    done = command(tmp_path, name, *arguments)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -95,3 +95,29 @@ def test_json_is_strict():
 def test_slugs_stay_in_their_folder(tmp_path, text):
     path = (tmp_path / files.slug(text)).resolve()
     assert path.parent == tmp_path.resolve() and len(path.name) <= 60
+
+
+def test_files_are_added_and_replaced_without_a_moment_of_doubt(sealed, monkeypatch):
+    """Stopped before any of its writes, what can be read is the old or the new, and asking again completes it."""
+    changes = {"result.json": files.to_json({"a": 2}), "more": b"new"}
+    old, write, left = files.read_sealed(sealed, "result.json"), files.write_bytes, 0
+
+    def stop(path, data):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        write(path, data)
+
+    for count in range(4):
+        left = count
+        monkeypatch.setattr(files, "write_bytes", stop)
+        with pytest.raises(KeyboardInterrupt):
+            files.amend(sealed, changes)
+        assert files.read_sealed(sealed, "result.json") in (old, changes["result.json"])
+        assert files.read_sealed(sealed, "weights") == bytes(range(256)) * 8
+    monkeypatch.setattr(files, "write_bytes", write)
+    files.amend(sealed, changes)
+    assert {name: files.read_sealed(sealed, name) for name in changes} == changes
+    lines = (sealed / files.SUMS).read_text().splitlines()
+    assert len(lines) == 3 and os.system(f"cd {sealed} && sha256sum --quiet -c SHA256SUMS") == 0

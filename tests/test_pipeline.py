@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import prune_cli
-from prune_cli.benchmark import Hardware
 from prune_cli.budget import Budget
 from prune_cli.compute import Compute
 from prune_cli.data import Synthetic
 from prune_cli.errors import DivergedError, PruneError
 from prune_cli.files import SUMS, read_sealed
+from prune_cli.hardware.eager import Eager
 from prune_cli.models import CifarResNet, Custom
 from prune_cli.pipeline import Experiment, run
 from prune_cli.plan import Plan
@@ -38,7 +38,7 @@ def experiment(folder, **changes):
         "budget": Budget(),
         "train": Recipe(epochs=2, batch=16, lr=0.05),
         "finetune": Recipe(epochs=1, batch=16, lr=0.01),
-        "hardware": Hardware(batches=(1, 2), rounds=2, seconds=0.0, warmup=1),
+        "hardware": {"cpu": Eager(batches=(1, 2), processes=1, rounds=2, seconds=0.0, warmup=1)},
         "compute": Compute(threads=1, precision="fp32"),
         "names": {"dataset": "synthetic", "model": "resnet8", "pruner": "epruner"},
         "outputs": str(folder),
@@ -57,7 +57,7 @@ def test_the_summary_is_the_public_contract(finished):
     folder, _ = finished
     result = json.loads((folder / "run" / "result.json").read_text())
     row = result["summary"]
-    assert result["schema"] == 1
+    assert result["schema"] == 2
     assert {k: row[k] for k in ("dataset", "model", "pruner", "seed")} == {
         "dataset": "synthetic", "model": "resnet8", "pruner": "epruner", "seed": 0,
     }  # fmt: skip
@@ -73,7 +73,7 @@ def test_the_summary_is_the_public_contract(finished):
         "versions",
         "host",
         "compute",
-        "hardware",
+        "benchmarks",
         "base",
         "plan",
         "accuracy",
@@ -162,7 +162,21 @@ def test_no_pruning_is_the_dense_network(finished, tmp_path):
 def test_the_table_shows_it_all(finished):
     _, record = finished
     text = render(record)
-    for word in ("dense", "pruned", "fine-tuned", "params", "MACs", "cpu b1", "cpu b2", "MB", "test", "val", "ratio"):
+    for word in (
+        "dense",
+        "pruned",
+        "fine-tuned",
+        "params",
+        "MACs",
+        "cpu (torch",
+        "1 thread",
+        "MB",
+        "test",
+        "val",
+        "ratio",
+        "95% interval",
+        "convolutions keep",
+    ):
         assert word in text
 
 
@@ -256,7 +270,7 @@ def test_statistics_are_estimated_anew_if_asked_for(finished, tmp_path):
 
 def test_a_latency_budget_is_met_as_measured(finished, tmp_path):
     folder, _ = finished
-    hardware = Hardware(batches=(1,), rounds=20, seconds=0.2)
+    hardware = {"cpu": Eager(batches=(1,), processes=3, rounds=20, seconds=0.2)}
     budget = Budget("latency", 0.85, floor=0.0, batch=1)
     changes = {
         "budget": budget,
@@ -280,3 +294,18 @@ def test_every_kind_of_network_can_be_loaded_again():
 
     kinds = {kind for kind in vars(models).values() if isinstance(kind, type) and issubclass(kind, models.Model)}
     assert set(artefact.KINDS.values()) == kinds - {models.Model}
+
+
+class Refuses(Eager):
+    def load(self, artefact, batch):
+        raise RuntimeError("operator not supported")
+
+
+def test_a_target_that_fails_costs_neither_the_run_nor_the_other_targets(finished, tmp_path):
+    quick = Eager(batches=(1,), processes=1, rounds=2, seconds=0.0)
+    hardware = {"phone": Refuses(batches=(1,), processes=1), "cpu": quick}
+    record = run(experiment(finished[0], hardware=hardware, export=["torch_export"]), tmp_path / "run", CONFIG)
+    assert record.benchmarks[0].failed == {"phone": "RuntimeError: operator not supported"}
+    assert list(record.benchmarks[0].latency["pruned"]) == ["cpu"]
+    assert "phone FAILED: RuntimeError" in render(record) and "model.pt2" in render(record)
+    assert prune_cli.load(tmp_path / "run") is not None and (tmp_path / "run" / "model.pt2").is_file()

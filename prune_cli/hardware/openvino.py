@@ -58,7 +58,8 @@ class OpenVino(Hardware):
         for _ in range(runs):
             request.infer({0: self.place(x)})
             for event in request.profiling_info:
-                layer = event.node_name.rpartition(MARK)[0]
+                moves = event.node_type == "Reorder"  # to another layout
+                layer = "" if moves else event.node_name.rpartition(MARK)[0]
                 times[layer] = times.get(layer, 0.0) + event.real_time.total_seconds() / runs
         return times
 

@@ -51,13 +51,17 @@ class Parcel:
     def __init__(self, model: nn.Module) -> None:
         import torch
 
-        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self.weights = to_safetensors(tensors)
-        self.parameters = {name for name, _ in model.named_parameters()}
+        tensors: dict[int, Any] = {}
+        self.places: dict[str, list[str]] = {}  # a tensor's number, and all the names that it has
         hollow: dict[int, Any] = {}
-        for name, tensor in tensors.items():
-            empty = tensor.detach().to("meta")
-            hollow[id(tensor)] = torch.nn.Parameter(empty, False) if name in self.parameters else empty
+        for named in (model.named_parameters, model.named_buffers):
+            for name, tensor in named(remove_duplicate=False):
+                tensors[id(tensor)] = tensor
+                self.places.setdefault(str(id(tensor)), []).append(name)
+                empty = tensor.detach().to("meta")
+                is_parameter = isinstance(tensor, torch.nn.Parameter)
+                hollow[id(tensor)] = torch.nn.Parameter(empty, False) if is_parameter else empty
+        self.weights = to_safetensors({str(number): tensor for number, tensor in tensors.items()})
         self.skeleton = copy.deepcopy(model, hollow)
 
     def open(self) -> nn.Module:
@@ -66,8 +70,9 @@ class Parcel:
         from torch import nn
 
         model = copy.deepcopy(self.skeleton)
-        for name, tensor in load(self.weights).items():
-            owner, _, leaf = name.rpartition(".")
-            own = nn.Parameter(tensor, False) if name in self.parameters else tensor
-            setattr(model.get_submodule(owner), leaf, own)
+        for number, tensor in load(self.weights).items():
+            for name in self.places[number]:
+                owner, _, leaf = name.rpartition(".")
+                module = model.get_submodule(owner)
+                setattr(module, leaf, nn.Parameter(tensor, False) if leaf in module._parameters else tensor)
         return model.eval()

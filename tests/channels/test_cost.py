@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from prune_cli.benchmark import count_macs
 from prune_cli.budget import masks
 from prune_cli.channels import METRICS, trace
+from prune_cli.costs import count_macs
 from prune_cli.plan import Plan, Width
 from prune_cli.surgery import apply
 from tests.networks import REAL, TINY, half_of, make

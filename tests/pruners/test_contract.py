@@ -109,6 +109,7 @@ class Counted:
     """In place of a stopwatch: a latency that is the multiply-adds."""
 
     def __init__(self, network):
+        self.table = {}  # the target does not tell its layers apart
         self.whole = network.cost("macs")
 
     def ratio(self, model):
