@@ -81,11 +81,17 @@ def _cpu() -> Place:
     return Place(torch.device("cpu"), torch.float32, False, torch.get_num_threads())
 
 
-def outcome(budget: Budget, network: Network, plan: Plan, small: nn.Module, session: Session) -> dict[str, Any]:
-    """What came of the budget, for the summary; a latency as expected, as searched, and as measured at the end."""
+def outcome(
+    budget: Budget, heeded: bool, network: Network, plan: Plan, small: nn.Module, session: Session
+) -> dict[str, Any]:
+    """What came of the budget, for the summary; a latency as expected, as searched, and as measured at the end.
+
+    Args:
+        heeded: whether the method looked at the budget; if not, only what is left is told.
+    """
     from prune_cli.channels import trace
 
-    row: dict[str, Any] = {}
+    row: dict[str, Any] = {"budget_metric": budget.metric, "budget_keep": budget.keep if heeded else None}
     if budget.metric == "latency":
         assert budget.stopwatch is not None
         kept = {edit.group: edit.keep for edit in plan.edits if isinstance(edit, Width)}
@@ -100,7 +106,7 @@ def outcome(budget: Budget, network: Network, plan: Plan, small: nn.Module, sess
     else:
         left, whole = (float(net.cost(budget.metric)) for net in (trace(small, network.shape), network))  # type: ignore[arg-type]
         reached = surely = left / whole
-    row |= {"budget_kept": reached, "budget_met": surely <= budget.keep}
-    if not row["budget_met"] or reached < 0.9 * budget.keep:
+    row |= {"budget_kept": reached, "budget_met": surely <= budget.keep if heeded else None}
+    if heeded and (not row["budget_met"] or reached < 0.9 * budget.keep):
         log.warning("budget: %.3f of %s is left, %g was asked for", reached, budget.metric, budget.keep)
     return row

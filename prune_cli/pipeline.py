@@ -119,7 +119,8 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
     session = clock.time("benchmark", lambda: latency.measure_on(e.hardware, networks, data, e.seed))
     batches = sorted({batch for target in e.hardware.values() for batch in target.batches})
     measures = {name: cost_of(model, data.shape, batches) for name, model in networks.items()}
-    budget = latency.outcome(e.budget, network, plan, small, session)
+    heeded = getattr(e.pruner, "heeds_budget", True)
+    budget = latency.outcome(e.budget, heeded, network, plan, small, session)
     try:
         contents, exports = export(small, data.shape, e.export)
     except PruneError as error:  # what took hours is written first
@@ -202,7 +203,6 @@ def _summary(
     """The row of every table: flat, and a public contract (docs/results.md)."""
     dense, pruned = measures["dense"], measures["pruned"]
     row: dict[str, Any] = {**e.names, "seed": e.seed}
-    row |= {"budget_metric": e.budget.metric, "budget_keep": e.budget.keep}
     for split in ("val", "test"):
         row |= {f"{split}_accuracy_{stage}": getattr(accuracy[stage], split) for stage in accuracy}
     for cost in ("params", "macs", "file_bytes"):

@@ -46,9 +46,8 @@ class Finished:
     @property
     def label(self) -> str:
         row = self.result["summary"]
-        if self.uncut:
-            return f"{row['model']} {row['pruner']}"
-        return f"{row['model']} {row['pruner']} {row['budget_metric']} {row['budget_keep']:g}"
+        asked = "" if row["budget_keep"] is None else f" {row['budget_metric']} {row['budget_keep']:g}"
+        return f"{row['model']} {row['pruner']}{asked}"
 
 
 def read(folder: Path, trust: Sequence[str] = ()) -> Finished:

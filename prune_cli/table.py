@@ -14,14 +14,17 @@ STAGES = {"dense": "dense", "cut": "pruned", "reestimated": "re-estimated", "fin
 
 def render(record: Record) -> str:
     """A run: accuracy and size by stage, then latency by target."""
-    summary, budget = record.summary, record.config["budget"]
+    summary = record.summary
     title = f"{summary['pruner']}  {summary['model']}  {summary['dataset']}  seed {summary['seed']}"
     dense, pruned = record.measures["dense"], record.measures["pruned"]
     stages = _table(title, "", "test", "val", "params", "", "MACs", "", "file", "")
     for name, accuracy in record.accuracy.items():
         stages.add_row(STAGES[name], *_accuracy(accuracy), *_costs(dense if name == "dense" else pruned, dense))
-    met = "" if summary["budget_met"] else " (not met)"
-    stages.caption = f"budget {budget['metric']} <= {budget['keep']:g}, kept {summary['budget_kept']:.3f}{met}"
+    asked = (
+        "" if summary["budget_keep"] is None else f"budget {summary['budget_metric']} <= {summary['budget_keep']:g}, "
+    )
+    met = " (not met)" if summary["budget_met"] is False else ""
+    stages.caption = f"{asked}kept {summary['budget_kept']:.3f} of {summary['budget_metric']}{met}"
     session = record.benchmarks[0]
     files = [f"{', '.join(e.files)}: {e.bytes / 1e6:.2f} MB, outputs differ from PyTorch's by {e.error:.0e}"
              for e in record.exports]  # fmt: skip

@@ -115,6 +115,6 @@ def test_the_target_says_which_widths_it_likes(data):
 def test_the_outcome_is_expected_searched_and_measured():
     _, _, budget, network, kept = found(0.5, fixed=0.2)
     plan = plan_of(kept)
-    row = latency.outcome(budget, network, plan, apply(network.model, plan, SMALL), Session("", {}, {}))
+    row = latency.outcome(budget, True, network, plan, apply(network.model, plan, SMALL), Session("", {}, {}))
     assert row["budget_met"] and row["budget_searched"] == row["budget_kept"] <= 0.5
     assert 0 < row["budget_expected"] < row["budget_kept"]  # a fixed part is not in a table of multiply-adds

@@ -157,6 +157,8 @@ def test_no_pruning_is_the_dense_network(finished, tmp_path):
     record = run(experiment(folder, pruner=NoPruner(), finetune=Recipe(epochs=0)), tmp_path / "none", CONFIG)
     assert record.accuracy["dense"] == record.accuracy["cut"] == record.accuracy["finetuned"] == first.accuracy["dense"]
     assert record.measures["dense"].macs == record.measures["pruned"].macs
+    assert record.summary["budget_keep"] is record.summary["budget_met"] is None
+    assert "not met" not in render(record) and "kept 1.000 of macs" in render(record)
 
 
 def test_the_table_shows_it_all(finished):

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class Pruner(Protocol):
-    """Decides what to cut. Never resizes a tensor itself: that is what the plan is for."""
+    """Decides what to cut. Never resizes a tensor itself: that is what the plan is for.
+
+    A method that is told what to cut, and so does not look at the budget, says so with `heeds_budget = False`.
+    """
 
     def check(self, network: Network, budget: Budget) -> None:
         """Before any training: refuse a budget that this method cannot meet on this network (`PruneError`)."""

@@ -57,6 +57,10 @@ class EPruner:
         require_range("pruner.max_iter", self.max_iter, 1, 10**6, whole=True)
         require_range("pruner.convergence_iter", self.convergence_iter, 1, 10**6, whole=True)
 
+    @property
+    def heeds_budget(self) -> bool:
+        return self.beta is None
+
     def check(self, network: Network, budget: Budget) -> None:
         groups = cuttable(network)
         for pattern in self.betas:

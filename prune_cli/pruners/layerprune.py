@@ -61,6 +61,10 @@ class LayerPrune:
         require_range("pruner.images", self.images, 1, 10**7, whole=True)
         require_range("pruner.embedding", self.embedding, 1, 10**6, whole=True)
 
+    @property
+    def heeds_budget(self) -> bool:
+        return self.units is None
+
     def check(self, network: Network, budget: Budget) -> None:
         available = len(self._units(network))
         require(available, "this network has no unit that could be dropped: none keeps its shape")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from prune_cli.plan import Plan
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class NoPruner:
     """Keeps everything, whatever the budget says."""
+
+    heeds_budget: ClassVar[bool] = False
 
     def check(self, network: Network, budget: Budget) -> None:
         pass

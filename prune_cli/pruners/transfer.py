@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from prune_cli.errors import PruneError, require
 from prune_cli.plan import Drop, Plan
@@ -27,6 +27,8 @@ class Transfer:
 
     plan_of: str | None  # the folder of the other run, or its plan.json
     fresh: bool = False  # true: all weights start anew
+
+    heeds_budget: ClassVar[bool] = False
 
     def check(self, network: Network, budget: Budget) -> None:
         from prune_cli.surgery import apply
