@@ -69,7 +69,7 @@ class Hardware:
     @property
     def lossy(self) -> bool:
         """Accuracy on this target is measured, since it may differ from that of the fp32 network."""
-        return self.device == "cpu" and self.dtype != "float32"
+        return self.dtype != "float32"
 
     @property
     def calibrates(self) -> int:

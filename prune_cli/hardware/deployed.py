@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from prune_cli.hardware import Hardware
@@ -17,7 +18,12 @@ class Deployed(nn.Module):
 
     def __init__(self, target: Hardware, artefact: Artefact) -> None:
         super().__init__()
-        self.target, self.call = target, target.load(artefact, 1)
+        self.target, self.batch = target, max(target.batches)
+        self.call = target.load(artefact, self.batch)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.target.outputs(self.call(self.target.place(x)))
+        return torch.cat([self._outputs(part)[: len(part)] for part in torch.split(x, self.batch)])
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        full = torch.cat([x, x.new_zeros(self.batch - len(x), *x.shape[1:])])  # some targets know one batch size only
+        return self.target.outputs(self.call(self.target.place(full)))
