@@ -7,14 +7,15 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from filelock import FileLock
 
 from prune_cli import host
@@ -71,7 +72,8 @@ def measure(
                 _fill(session, name, contest, dense_of, macs)
                 if judge is not None and targets[name].lossy:
                     for network in networks:
-                        session.accuracy.setdefault(network, {})[name] = judge(contest.deployed(network))
+                        with _one_line():
+                            session.accuracy.setdefault(network, {})[name] = judge(contest.deployed(network))
             except PruneError as error:
                 log.error("%s: %s", name, error)
                 session.failed[name] = str(error)
@@ -82,7 +84,7 @@ def _fill(
     session: Session, target: str, contest: Contest, dense_of: Mapping[str, str], macs: Mapping[str, dict[str, int]]
 ) -> None:
     heats = contest.run()
-    load = max(heat.other_load for process in heats for heat in process.values())
+    load = float(np.mean([heat.other_load for process in heats for heat in process.values()]))
     if load > BUSY * host.cores():
         log.warning("%s: other programs kept %.1f of %d processors busy meanwhile; repeat on a quiet machine for "
                     "sharper figures", target, load, host.cores())  # fmt: skip
@@ -158,11 +160,11 @@ class Contest:
 
     def layers(self, name: str, dense: str) -> dict[str, tuple[Seconds, Seconds]]:
         """Seconds by layer of a network and of its dense one, by batch size ("b1"); empty if the target cannot tell."""
-        pair = {n: self.entrants[n] for n in (name, dense)}
+        pair, processes = {n: self.entrants[n] for n in (name, dense)}, min(LAYER_PROCESSES, self.target.processes)
         found = {}
         for batch in self.target.batches:
             with _alone():
-                runs = [self._in_process(layer_times, pair, self.shape, batch) for _ in range(LAYER_PROCESSES)]
+                runs = [self._in_process(layer_times, pair, self.shape, batch) for _ in range(processes)]
             if all(run[name] and run[dense] for run in runs):
                 found[f"b{batch}"] = _mean([run[name] for run in runs]), _mean([run[dense] for run in runs])
         return found
@@ -174,15 +176,8 @@ class Contest:
         return Deployed(self.target, unpack(self.entrants[name]))
 
     def _in_process(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        """In a fresh process, with whatever a runtime raises as one line."""
-        try:
+        with _one_line():
             return fresh(work, self.target, *arguments)
-        except PruneError:
-            raise
-        except Exception as error:
-            log.debug("%s", self.target, exc_info=True)
-            text = str(error).strip().splitlines()
-            raise PruneError(f"{type(error).__name__}: {text[0] if text else 'no reason given'}") from error
 
 
 class Stopwatch:
@@ -262,6 +257,19 @@ def _by_layer(own: Seconds, dense: Seconds, own_macs: Mapping[str, int], macs: M
                   macs.get(name, 0), own_macs.get(name, 0))
         for name in dict.fromkeys([*dense, *own])
     ]  # fmt: skip
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Runtimes raise whatever they like: what went wrong becomes one line."""
+    try:
+        yield
+    except PruneError:
+        raise
+    except Exception as error:
+        log.debug("a runtime failed", exc_info=True)
+        text = str(error).strip().splitlines()
+        raise PruneError(f"{type(error).__name__}: {text[0] if text else 'no reason given'}") from error
 
 
 def _alone() -> AbstractContextManager[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ def render(record: Record) -> str:
     session = record.benchmarks[0]
     files = [f"{', '.join(e.files)}: {e.bytes / 1e6:.2f} MB, outputs differ from PyTorch's by {e.error:.0e}"
              for e in record.exports]  # fmt: skip
-    return "\n".join([_text(stages), _text(_latencies(session)), *files, *_notes(session)])
+    return "\n".join([_text(stages), _text(_latencies(session)), *_wrapped([*files, *_notes(session)])])
 
 
 def _latencies(session: Session) -> Any:
@@ -110,7 +111,11 @@ def compare(groups: Mapping[str, Sequence[Row]], session: Session) -> str:
     for network, by_target in session.layers.items():
         for target, by_batch in by_target.items():
             lines += [f"{network}, {target} {b}: {where_time_goes(layers)}" for b, layers in by_batch.items()]
-    return "\n".join([_text(table), *lines])
+    return "\n".join([_text(table), *_wrapped(lines)])
+
+
+def _wrapped(lines: Sequence[str]) -> list[str]:
+    return [textwrap.fill(line, 120, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
 
 
 def _latency(latency: Latency) -> str:
