@@ -1,7 +1,10 @@
 """Every target on small networks. Targets are found on disk: a new one is tested by being there."""
 
 import copy
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from prune_cli.hardware.deployed import Deployed
 from prune_cli.hardware.eager import Eager
 from prune_cli.hardware.onnx_runtime import OnnxRuntime
 from prune_cli.hardware.process import Parcel, fresh
+from prune_cli.hardware.tensorrt import TensorRT
 from prune_cli.trust import build
 from tests.conftest import ROOT
 from tests.networks import make
@@ -107,6 +111,43 @@ def test_a_gpu_is_timed_by_events():
     with torch.inference_mode():
         call = target.load(model, 3)
         assert target.seconds_of(call, target.place(example(3, shape)), 2) > 0
+
+
+def test_a_gpu_s_clock_runs_between_two_events_with_all_work_done(monkeypatch):
+    """The order of calls, with stand-ins for what needs a GPU."""
+    calls = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            calls.append("record")
+
+        def elapsed_time(self, last):
+            return 6.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("synchronize"))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext(calls.append(device)))
+    seconds = Eager(device="cuda:1").seconds_of(lambda x: calls.append(x), "x", repeats=3)
+    assert seconds == pytest.approx(0.002)
+    assert calls == ["cuda:1", "synchronize", "record", "x", "x", "x", "record", "synchronize"]
+
+
+def test_tensorrt_takes_the_whole_network_or_none(monkeypatch, tmp_path):
+    """What is asked of Torch-TensorRT, with a stand-in for it."""
+    asked = []
+    stand_in = SimpleNamespace(
+        compile=lambda model, **how: asked.append(how) or model,
+        save=lambda engine, path, arg_inputs: asked.append((path, arg_inputs[0].shape)),
+    )
+    monkeypatch.setitem(sys.modules, "torch_tensorrt", stand_in)
+    target = TensorRT(device="cpu", batches=(1, 8))
+    model, shape = make("vgg")
+    assert target.convert(model, shape, tmp_path, None) == tmp_path
+    assert asked[0]["require_full_compilation"] and asked[0]["ir"] == "dynamo"
+    assert asked[1] == (str(tmp_path / "b1.ep"), (1, *shape)) and asked[3] == (str(tmp_path / "b8.ep"), (8, *shape))
 
 
 @pytest.mark.parametrize(
