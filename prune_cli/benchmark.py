@@ -93,6 +93,7 @@ def _fill(
     }  # fmt: skip
     for network, dense in dense_of.items():
         session.latency.setdefault(network, {})[target] = contest.latency(heats, network, dense)
+    for network, dense in dense_of.items():
         times = contest.layers(network, dense) if network != dense else {}
         if times:
             session.layers.setdefault(network, {})[target] = {

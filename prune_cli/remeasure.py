@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,6 +84,7 @@ def _together(runs: Sequence[Finished], shape: tuple[int, ...], targets: Mapping
     networks: dict[str, nn.Module] = {}
     dense_of: dict[str, str] = {}
     groups: dict[str, list[Finished]] = {}
+    lost: list[str] = []  # dense networks without their weights
     for run in sorted(runs, key=lambda run: [r.dense_key for r in runs].index(run.dense_key)):
         name = names[run.folder]
         dense = name if run.uncut else f"{run.result['summary']['model']} dense {run.result['base']['identity'][:6]}"
@@ -90,10 +92,13 @@ def _together(runs: Sequence[Finished], shape: tuple[int, ...], targets: Mapping
             networks[dense], found = artefact.load_dense(run.folder, run.trust)
             dense_of[dense] = dense
             if not found:
+                lost.append(dense)
                 log.info("%s: its weights are not here; fresh ones take the same time", dense)
         networks[name], dense_of[name] = run.pruned, dense
         groups.setdefault(dense, []).append(run)
     session = benchmark.measure(networks, shape, targets, dense_of, *_images(runs, targets))
+    for dense in lost:
+        session.accuracy.pop(dense, None)
     batches = sorted({batch for target in targets.values() for batch in target.batches})
     rows = {}
     for dense, members in groups.items():
@@ -109,13 +114,20 @@ def _together(runs: Sequence[Finished], shape: tuple[int, ...], targets: Mapping
 
 def _names(runs: Sequence[Finished]) -> dict[Path, str]:
     """Short names; where several runs would share one, their folders tell them apart."""
-    labels = [run.label for run in runs]
-    return {run.folder: run.label if labels.count(run.label) == 1 else f"{run.label} {run.folder.name}" for run in runs}
+    names = {run.folder: run.label for run in runs}
+    for which in ("name", "path"):
+        shared = [name for name, count in Counter(names.values()).items() if count > 1]
+        for run in runs:
+            if names[run.folder] in shared:
+                names[run.folder] = f"{run.label} {run.folder.name if which == 'name' else run.folder}"
+    return names
 
 
 def _images(runs: Sequence[Finished], targets: Mapping[str, Hardware]) -> tuple[Any, Any]:
-    """What quantising targets look at, and what tells accuracy on targets whose arithmetic is not fp32: the data set
-    of these runs, if they have the same and it is here."""
+    """What quantising targets look at, and what tells accuracy where arithmetic is not fp32.
+
+    Both come from the data set of these runs, if all have the same and it is here; otherwise there are none.
+    """
     from prune_cli.latency import calibration, judging
 
     if not any(target.lossy and not target.missing() for target in targets.values()):

@@ -9,7 +9,7 @@ import torch
 
 import prune_cli
 from prune_cli.errors import PruneError
-from prune_cli.files import read_sealed
+from prune_cli.files import amend, read_sealed, to_json
 from prune_cli.hardware.eager import Eager
 from prune_cli.hardware.onnx_runtime import OnnxRuntime
 from prune_cli.models import CifarResNet
@@ -75,6 +75,19 @@ def test_equal_runs_are_told_apart_by_their_folders(runs, tmp_path):
     shutil.copytree(runs[0].folder, tmp_path / "copy")
     table, _ = remeasure([runs[0], read(tmp_path / "copy")], {"cpu": QUICK})
     assert "macs 0.5 epruner" in table and "macs 0.5 copy" in table
+    shutil.copytree(runs[0].folder, tmp_path / "deep" / "copy")
+    same = [read(tmp_path / "copy"), read(tmp_path / "deep" / "copy")]
+    assert len([line for line in remeasure(same, {"cpu": QUICK})[0].splitlines() if "deep/copy" in line]) >= 1
+
+
+def test_a_dense_network_whose_weights_are_lost_is_timed_and_not_judged(runs, tmp_path):
+    result = record(runs[0])
+    result["base"]["path"] = "gone"
+    amend(runs[0].folder, {"result.json": to_json(result)})
+    bf16 = replace(QUICK, dtype="bfloat16", batches=(1,))
+    _, failed = remeasure([read(runs[0].folder)], {"bf16": bf16})
+    session = record(runs[0])["benchmarks"][-1]
+    assert not failed and set(session["latency"]) == {"dense", "pruned"} and set(session["accuracy"]) == {"pruned"}
 
 
 def test_quantised_networks_are_judged_on_the_data_of_the_run(runs):
@@ -110,8 +123,6 @@ def test_what_is_not_a_run_or_of_another_version_is_refused(runs, tmp_path):
     with pytest.raises(PruneError, match="is not the folder of a finished run"):
         read(tmp_path)
     result = {**record(runs[0]), "schema": 1}
-    from prune_cli.files import amend, to_json
-
     amend(runs[0].folder, {"result.json": to_json(result)})
     with pytest.raises(PruneError, match="another version"):
         read(runs[0].folder)
