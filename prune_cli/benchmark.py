@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 Seconds = dict[str, float]  # by layer
 log = logging.getLogger(__name__)
 BUSY = 0.1  # part of the machine that others may keep busy before it is worth a warning
-LAYER_SECONDS, LAYER_TURNS, LAYER_PROCESSES = 0.3, 3, 3  # attribution to layers, per network and batch size
+LAYER_SECONDS, LAYER_TURNS, LAYER_PROCESSES = 0.3, 3, 2  # attribution to layers, per network and batch size
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""`prune-run`: Hydra lives here and only here. Configs are checked as a whole before anything is built or made."""
+"""Configs: Hydra lives here and only here. Configs are checked as a whole before anything is built or made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prune-bench` and `prune-export`: what is done with finished runs."""
+"""The console scripts. Cheap to import, since every measuring process imports the script that it comes from."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from prune_cli.cli import interruptible, targets_of
 from prune_cli.errors import require
 from prune_cli.export import KINDS
+
+
+def run() -> None:
+    """The console script `prune-run`."""
+    from prune_cli.cli import main
+
+    main()
 
 
 def bench() -> None:
@@ -25,6 +31,9 @@ def bench() -> None:
                         help="folders of runs; hardware=... and benchmark.key=value as for prune-run")  # fmt: skip
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    from prune_cli.cli import interruptible
+
     interruptible("prune-bench", lambda: _bench(arguments.words, arguments.trust))
 
 
@@ -32,6 +41,9 @@ def _bench(words: Sequence[str], trust: Sequence[str]) -> None:
     overrides = [word for word in words if "=" in word and not Path(word).exists()]
     folders = [Path(word) for word in words if word not in overrides]
     require(folders, "name at least one folder of a finished run")
+
+    from prune_cli.cli import targets_of
+
     targets = targets_of(overrides)
 
     from prune_cli.budget import Budget
@@ -55,6 +67,9 @@ def export() -> None:
     parser.add_argument("folder", metavar="RUN_DIR", type=Path)
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; none: all of them")
     arguments = parser.parse_args()
+
+    from prune_cli.cli import interruptible
+
     interruptible("prune-export", lambda: _export(arguments.folder, arguments.kinds, arguments.trust))
 
 

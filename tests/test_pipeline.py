@@ -38,7 +38,7 @@ def experiment(folder, **changes):
         "budget": Budget(),
         "train": Recipe(epochs=2, batch=16, lr=0.05),
         "finetune": Recipe(epochs=1, batch=16, lr=0.01),
-        "hardware": {"cpu": Eager(batches=(1, 2), processes=1, rounds=2, seconds=0.0, warmup=1)},
+        "hardware": {"cpu": Eager(batches=(1, 2), processes=1, rounds=2, seconds=0.0)},
         "compute": Compute(threads=1, precision="fp32"),
         "names": {"dataset": "synthetic", "model": "resnet8", "pruner": "epruner"},
         "outputs": str(folder),

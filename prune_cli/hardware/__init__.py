@@ -33,7 +33,7 @@ class Hardware:
     layout: str = "nchw"  # nchw | channels_last
     batches: Sequence[int] = (1, 64)
     round_to: int = 1  # latency budgets: widths are multiples of this unless budget.round_to says otherwise
-    warmup: int = 2  # untimed calls of each network in each process
+    warmup: int = 2  # untimed calls of each network in each process, two at least
     processes: int = 8  # fresh ones, over which a measurement is spread: where weights come to lie in memory matters
     rounds: int = 24  # at least so many, over all processes
     seconds: float = 2.0  # at least so long per batch size, over all processes
@@ -53,7 +53,7 @@ class Hardware:
         for batch in self.batches:
             require_range("batches", batch, 1, 65536, whole=True)
         require_range("round_to", self.round_to, 1, 1024, whole=True)
-        require_range("warmup", self.warmup, 0, 10**4, whole=True)
+        require_range("warmup", self.warmup, 2, 10**4, whole=True)
         require_range("processes", self.processes, 1, 1000, whole=True)
         require_range("rounds", self.rounds, 2, 10**6, whole=True)
         require_range("seconds", self.seconds, 0, 3600)

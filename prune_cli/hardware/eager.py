@@ -48,17 +48,17 @@ class Eager(Hardware):
         def end(name: str) -> Any:
             return lambda *_: times.__setitem__(name, times.get(name, 0.0) + now() - started[name])
 
+        hooks = []
         for name, module in model.named_modules():
             if not any(module.children()):
-                module.register_forward_pre_hook(begin(name))
-                module.register_forward_hook(end(name))
+                hooks += [module.register_forward_pre_hook(begin(name)), module.register_forward_hook(end(name))]
         with torch.inference_mode():
-            model(placed)
-            times.clear()
             start = now()
             for _ in range(runs):
                 model(placed)
             total = now() - start
+        for hook in hooks:
+            hook.remove()
         times[""] = total - sum(times.values())
         return {name: seconds / runs for name, seconds in times.items()}
 

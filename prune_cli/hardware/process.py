@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,8 +23,8 @@ Result = TypeVar("Result")
 def fresh(work: Callable[..., Result], *arguments: Any) -> Result:
     """`work(*arguments)` in a process of its own. Modules are best sent as a `Parcel`.
 
-    Where the platform has it, the process is forked from a server that has loaded PyTorch and nothing else: 0.05
-    seconds instead of 3.
+    Where the platform has it, the process is forked from a server that has loaded PyTorch, and torchvision if we have:
+    0.1 seconds instead of 3.
 
     Raises:
         PruneError: the process died.
@@ -32,7 +33,7 @@ def fresh(work: Callable[..., Result], *arguments: Any) -> Result:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "forkserver" in multiprocessing.get_all_start_methods():
         context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch"])
+        context.set_forkserver_preload(["torch", *(["torchvision"] if "torchvision" in sys.modules else [])])
     else:
         context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:

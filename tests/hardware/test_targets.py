@@ -22,7 +22,7 @@ from prune_cli.trust import build
 from tests.conftest import ROOT
 from tests.networks import make
 
-SETTINGS = {"benchmark": {"threads": 1, "batches": [1, 3], "warmup": 1, "processes": 2, "rounds": 4, "seconds": 0.0}}
+SETTINGS = {"benchmark": {"threads": 1, "batches": [1, 3], "warmup": 2, "processes": 2, "rounds": 4, "seconds": 0.0}}
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "hardware").glob("*.yaml") if path.stem != "auto")
 COMPILERS = ("cpu_compiled",)  # seconds per network
 
