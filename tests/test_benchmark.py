@@ -64,7 +64,7 @@ def test_ratios_are_those_of_the_times_and_layers_say_where_they_are_spent():
     session = measure({"dense": Sleeps(0.02), "pruned": Sleeps(0.01)}, (3, 8, 8), {"cpu": QUICK})
     for latency in session.latency["pruned"]["cpu"]:
         assert latency.ratio == pytest.approx(0.5, abs=0.1) and latency.median_ms == pytest.approx(10, abs=4)
-        assert latency.verdict == "faster" and latency.cpu_ms < 5  # asleep, it uses no processor
+        assert latency.cpu_ms < 5  # asleep, it uses no processor
     layers = {layer.layer: layer for layer in session.layers["pruned"]["cpu"]["b4"]}
     assert layers[""].dense_ms == pytest.approx(20, abs=5) and layers[""].pruned_ms == pytest.approx(10, abs=5)
     assert layers["fc"].dense_macs == 3 * 2 * 64 and layers["fc"].dense_ms < 5

@@ -90,18 +90,19 @@ def _heat(target: Hardware, artefacts: Mapping[str, Artefact], images: Tensor) -
 
 def _sample(target: Hardware, call: Call, x: Any, repeats: int) -> tuple[float, float, float]:
     """Wall and processor milliseconds of a call, and the part of the time for which the kernel made us wait."""
-    waited, cpu, start = _waited(), time.process_time(), time.perf_counter()
+    before, cpu, start = _waited(), time.process_time(), time.perf_counter()
     wall = target.seconds_of(call, x, repeats)
     elapsed = time.perf_counter() - start
-    return 1000 * wall, 1000 * (time.process_time() - cpu) / repeats, (_waited() - waited) / elapsed
+    longest = max((waited - before.get(thread, 0.0) for thread, waited in _waited().items()), default=0.0)
+    return 1000 * wall, 1000 * (time.process_time() - cpu) / repeats, min(1.0, longest / elapsed)
 
 
-def _waited() -> float:
-    """Seconds that the threads of this process were ready to run and had no processor; 0 where it is not known."""
-    total = 0
+def _waited() -> dict[str, float]:
+    """Seconds for which each thread of this process was ready to run and had no processor; {} where it is not known."""
+    found = {}
     for path in Path("/proc/self/task").glob("*/schedstat"):
         try:
-            total += int(path.read_text().split()[1])
+            found[path.parent.name] = int(path.read_text().split()[1]) * 1e-9
         except OSError:  # the thread has ended
             continue
-    return total * 1e-9
+    return found

@@ -208,8 +208,9 @@ def fit_additive(masks: Array, y: Array, ridge: float | None = None) -> tuple[Ar
         model = Ridge(alpha=ridge) if ridge else LinearRegression()
     x = masks.astype(np.float64)
     held = max(2, len(x) // 5)
-    r2 = model.fit(x[held:], y[held:]).score(x[:held], y[:held]) if np.ptp(y[:held]) > 0 else 0.0
-    return np.asarray(model.fit(x, y).coef_), float(r2)
+    with np.errstate(divide="ignore", invalid="ignore"):  # an alpha that fits all masks exactly leaves nothing out
+        r2 = model.fit(x[held:], y[held:]).score(x[:held], y[:held]) if np.ptp(y[:held]) > 0 else 0.0
+        return np.asarray(model.fit(x, y).coef_), float(r2)
 
 
 def _by_group(values: Array, part: list[Group]) -> dict[str, Array]:

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torchvision import models
 
-from prune_cli.benchmark import Hardware, measure
+from prune_cli.benchmark import measure
 from prune_cli.budget import Budget
 from prune_cli.channels import trace
 from prune_cli.criteria import CRITERIA, score_filters
 from prune_cli.data.images import Look, MemoryImages
 from prune_cli.errors import PruneError
+from prune_cli.hardware.eager import Eager
 from prune_cli.models.resnet import CifarResNet
 from prune_cli.plan import Drop, Plan
 from prune_cli.pruners.filter import FilterPruner
@@ -157,8 +158,9 @@ def test_latency_falls_with_every_block(place):
     units = trace(model, (3, 32, 32)).units
     smaller = {n: apply(model, Plan(tuple(map(Drop, units[:n]))), (3, 32, 32)) for n in (0, 5, 10, 15, 20, 25)}
     networks = {str(n): m for n, m in smaller.items()}
-    rows = measure(networks, (3, 32, 32), Hardware(batches=(1,), rounds=30, seconds=2.0))
-    ratios = [rows[str(n)].latency["cpu"][0].ratio for n in smaller]
+    target = Eager(batches=(1,), processes=4, rounds=32, seconds=2.0)
+    session = measure(networks, (3, 32, 32), {"cpu": target})
+    ratios = [session.latency[str(n)]["cpu"][0].ratio for n in smaller]
     assert all(before - after >= 5 * 0.02 for before, after in itertools.pairwise(ratios))
 
 
