@@ -49,6 +49,8 @@ class Hardware:
         require_range("threads", self.threads, 1, 1024, whole=True)
         require_choice("dtype", self.dtype, self.dtypes)
         require_choice("layout", self.layout, self.layouts)
+        if isinstance(self.batches, int):  # one size, without brackets
+            object.__setattr__(self, "batches", (self.batches,))
         require(self.batches, "batches must name at least one batch size")
         for batch in self.batches:
             require_range("batches", batch, 1, 65536, whole=True)

@@ -174,6 +174,10 @@ def test_bad_settings_are_refused(options, message):
         Eager(**options)
 
 
+def test_one_batch_size_needs_no_brackets():
+    assert Eager(batches=4).batches == (4,)
+
+
 def test_bounds_are_stated():
     assert Eager().bound == 1e-4 and Eager(dtype="bfloat16").bound == 0.05
     assert OnnxRuntime(dtype="int8").bound == float("inf") and issubclass(OnnxRuntime, Hardware)
