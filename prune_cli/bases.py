@@ -7,53 +7,41 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from safetensors.torch import load
 from torch import nn
 
+from prune_cli import team
 from prune_cli.errors import PruneError
-from prune_cli.files import read_sealed, seal, sha256, sync_folder, to_json, to_safetensors
+from prune_cli.files import locked, read_sealed, seal, sync_folder, to_json, to_safetensors
+from prune_cli.identity import identity
+from prune_cli.journal import Journal
 from prune_cli.record import Base, Epoch, Fit
 
 log = logging.getLogger(__name__)
-VERSION = 1  # raised when the same description comes to mean another training
 
 
-def identity(parts: Mapping[str, Any]) -> tuple[str, str]:
-    """The canonical text of a description and its short hash. Fields at their defaults are left out.
-
-    So a new option whose default changes nothing leaves every stored network valid.
-    """
-    text = json.dumps({"version": VERSION, **{k: _plain(v) for k, v in parts.items()}}, sort_keys=True, allow_nan=False)
-    return text, sha256(text.encode())[:12]
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        changed = {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}
-        return {"is": type(value).__name__, **{name: _plain(v) for name, v in changed.items()}}
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def get_or_train(store: Path, name: str, parts: Mapping[str, Any], model: nn.Module, train: Callable[[], Fit]) -> Base:
+def get_or_train(
+    store: Path, name: str, parts: Mapping[str, Any], model: nn.Module, train: Callable[[Journal], Fit]
+) -> Base:
     """Fill `model` with the stored weights of this description; train it and store it if there are none.
 
-    Processes that ask for the same network at once wait for the one that trains it.
+    Processes that ask for the same network at once wait for the one that trains it; should it die, another goes on
+    from the last epoch that it kept.
+
+    Args:
+        train: trains the model, and keeps in the journal how far it is.
 
     Raises:
         PruneError: the stored network is damaged.
     """
     text, short = identity(parts)
     entry = store / f"{name}-{short}"
-    store.mkdir(parents=True, exist_ok=True)
-    with FileLock(store / f".{entry.name}.lock"):
-        if entry.exists():
+    with locked(store / f".{entry.name}.lock", f"another process trains {entry.name}"):
+        if team.agree(entry.exists):
             fit = _read(entry, model)
             log.info(
                 "dense network reused: %s (trained for %d epochs, val %.2f%%)",
@@ -62,8 +50,11 @@ def get_or_train(store: Path, name: str, parts: Mapping[str, Any], model: nn.Mod
                 100 * fit.val_accuracy,
             )
             return Base("store", str(entry), short, fit)
-        fit = train()
-        _write(entry, model, fit, text)
+        journal = Journal(store / f".{entry.name}.journal")
+        fit = train(journal)
+        if team.is_first():
+            _write(entry, model, fit, text)
+            journal.clear()
         return Base("trained", str(entry), short, fit)
 
 
@@ -82,7 +73,9 @@ def _read(entry: Path, model: nn.Module) -> Fit:
 
 def _write(entry: Path, model: nn.Module, fit: Fit, text: str) -> None:
     """A folder appears whole: it is filled under another name and renamed."""
-    hidden = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))
+    for left in entry.parent.glob(f".{entry.name}.*.new"):  # by one that was killed: the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
+    hidden = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", suffix=".new", dir=entry.parent))
     try:
         note = {"fit": asdict(fit), "identity": json.loads(text)}
         seal(hidden, {"model.safetensors": to_safetensors(model.state_dict()), "base.json": to_json(note)})

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from filelock import FileLock
 
-from prune_cli import host
+from prune_cli import host, team
 from prune_cli.costs import macs_by_layer
 from prune_cli.errors import PruneError, require
 from prune_cli.export import distance
-from prune_cli.files import slug
+from prune_cli.files import locked, slug
 from prune_cli.hardware import Hardware, example
 from prune_cli.hardware.process import Parcel, fresh
 from prune_cli.hardware.race import Heat, run, unpack
@@ -206,15 +205,18 @@ class Stopwatch:
     def ratio(self, model: nn.Module) -> float:
         key = _shapes(model)
         if key not in self.known:
-            shutil.rmtree(self.workshop / "candidate", ignore_errors=True)
-            self.contest.enter("candidate", model)
-            self.known[key] = self.contest.latency(self.contest.run(), "candidate", "dense")[0].ratio
+            self.known[key] = team.agree(lambda: self._measured(model))
         return self.known[key]
+
+    def _measured(self, model: nn.Module) -> float:
+        shutil.rmtree(self.workshop / "candidate", ignore_errors=True)
+        self.contest.enter("candidate", model)
+        return self.contest.latency(self.contest.run(), "candidate", "dense")[0].ratio
 
     @cached_property
     def table(self) -> Seconds:
         """The dense network's seconds by layer; empty if the target cannot tell."""
-        return next((own for own, _ in self.contest.layers("dense", "dense").values()), {})
+        return team.agree(lambda: next((own for own, _ in self.contest.layers("dense", "dense").values()), {}))
 
 
 def _shapes(model: nn.Module) -> tuple[Any, ...]:
@@ -276,4 +278,4 @@ def _one_line() -> Iterator[None]:
 def _alone() -> AbstractContextManager[Any]:
     """Measurements of one user wait for each other, across programs."""
     owner = os.getuid() if hasattr(os, "getuid") else os.getlogin()
-    return FileLock(Path(tempfile.gettempdir()) / f"prune-cli-{owner}.lock")
+    return locked(Path(tempfile.gettempdir()) / f"prune-cli-{owner}.lock", "another measurement is under way")

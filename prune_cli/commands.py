@@ -42,7 +42,7 @@ def _bench(words: Sequence[str], trust: Sequence[str]) -> None:
     folders = [Path(word) for word in words if word not in overrides]
     require(folders, "name at least one folder of a finished run")
 
-    from prune_cli.cli import targets_of
+    from prune_cli.configs import targets_of
 
     targets = targets_of(overrides)
 

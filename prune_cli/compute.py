@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from prune_cli.journal import Journal
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -56,12 +58,13 @@ class Compute:
 
 @dataclass(frozen=True)
 class Place:
-    """The decision: what tensors and models are moved to, and the precision in which they meet."""
+    """The decision: what tensors and models are moved to, the precision in which they meet, where work is kept."""
 
     device: torch.device
     dtype: torch.dtype
     channels_last: bool
     threads: int
+    journal: Journal | None = None  # of long work, so that it can go on; None: nothing is kept
 
     def move(self, model: nn.Module) -> nn.Module:
         """The model itself, on the device and in the layout."""

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from prune_cli import team
 from prune_cli.errors import PruneError, require
+from prune_cli.interruption import undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
 SUMS = "SHA256SUMS"
 
 
@@ -37,17 +42,41 @@ def slug(text: str) -> str:
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data` at once: readers see the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with undisturbed():
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise PruneError(f"cannot write {path} ({len(data)} bytes): {error.strerror}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, holder: str) -> Iterator[None]:
+    """Hold a lock that lies in a file; the kernel frees it when its holder dies. In a team, the first member holds it.
+
+    Args:
+        holder: what another process that has it does, said if we have to wait.
+    """
+    if not team.is_first():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise PruneError(f"cannot write {path} ({len(data)} bytes): {error.strerror}") from error
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.info("waiting: %s", holder)
+        lock.acquire()
+    try:
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        lock.release()
 
 
 def sync_folder(folder: Path) -> None:

@@ -168,6 +168,28 @@ class Gates:
         found = whole.scatter_reduce(0, self._unit, strongest, "amin")
         return torch.cat([found[:-1], whole[-1:]])
 
+    def share(self, metric: str, soft: Tensor, alive: Tensor) -> Tensor:
+        """What is left of a metric, summed over gated convolutions as ChipNet does (arXiv 2102.07156, section 3.2).
+
+        Args:
+            soft: (G) how far each gate counts as open.
+            alive: (U) how far each unit that may vanish is still there.
+        """
+        kinds = [[layer.cells, layer.kernel, layer.groups] for layer in self.layers]
+        cells, kernel, groups = torch.tensor(kinds, device=soft.device).float().T
+
+        def total(rows: Tensor, columns: Tensor) -> Tensor:
+            if metric == "channels":
+                return rows.sum()
+            if metric == "volume":
+                return (cells * rows).sum()
+            products = kernel * rows * columns / groups
+            return products.sum() if metric == "params" else (cells * (products + rows)).sum()
+
+        there = torch.cat([alive, alive.new_ones(1)])[self.layer_unit]
+        left = total((self.rows @ soft + self.fixed_rows) * there, self.columns @ soft + self.fixed_columns)
+        return left / total(self.rows.sum(1) + self.fixed_rows, self.columns.sum(1) + self.fixed_columns)
+
     def let_through(self, z: Tensor) -> None:
         """Multiply every channel of the attached network by its gate from now on.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,10 @@ from prune_cli.errors import PruneError, require, require_range
 from prune_cli.export import export, require_kinds
 from prune_cli.files import seal, sha256, slug, to_json, to_safetensors
 from prune_cli.hardware import Hardware
+from prune_cli.identity import identity
+from prune_cli.journal import Journal
 from prune_cli.models import Model
+from prune_cli.plan import Plan
 from prune_cli.pruners import Pruner
 from prune_cli.record import Accuracy, Base, Fit, Measure, Record, Session
 from prune_cli.training.recipe import Recipe
@@ -28,11 +31,13 @@ from prune_cli.training.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
+    from prune_cli.channels import Network
     from prune_cli.compute import Place
     from prune_cli.data.splits import Data
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+VERSION = 1  # raised when the same experiment comes to give another result
 STAGES = ("train", "prune", "finetune", "benchmark")
 
 
@@ -65,27 +70,51 @@ class Experiment:
         self.dataset.check()
         self.model.check()
 
+    @cached_property
+    def identity(self) -> str:
+        """12 hex digits, equal for experiments that would give the same result: what data and weights are, not where.
 
-def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
+        Not told apart: machines, versions of libraries, where results are written.
+        """
+        parts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "outputs"}
+        parts["model"] = replace(self.model, checkpoint=None)
+        contents = {"checkpoint": self.model.digest, "images": self.dataset.contents()}
+        plan = getattr(self.pruner, "contents", "")
+        return identity({**parts, **contents, "plan": plan, "result": VERSION})[1]
+
+
+def run(
+    experiment: Experiment,
+    out: Path,
+    config: Mapping[str, Any],
+    *,
+    journal: Journal | None = None,
+    command: Sequence[str] = (),
+) -> Record:
     """Carry out an experiment and write its record into `out`.
+
+    Args:
+        journal: keeps how far the run is, so that one that was interrupted goes on.
+        command: what asked for it, word by word, for the record.
 
     Raises:
         PruneError: something that the user can mend; before any training if it can be known then.
+        Interrupted: the program was asked to stop.
     """
     import torch
 
-    from prune_cli import latency
+    from prune_cli import latency, team
     from prune_cli.artefact import architecture
     from prune_cli.channels import trace
     from prune_cli.costs import cost_of
-    from prune_cli.surgery import apply
+    from prune_cli.table import render
     from prune_cli.training.fit import evaluate, fit
     from prune_cli.training.statistics import reestimate
 
     e, clock = experiment, _Clock()
     latency.check(e.hardware, e.budget)
-    place = e.compute.resolve()
-    data = e.dataset.load(Path(e.outputs) / "cache")
+    place = _place(e, journal)
+    data = team.agree(lambda: e.dataset.load(Path(e.outputs) / "cache"))
     _seed(e.seed, "train")
     dense = e.model.pretrained(len(data.classes))
     _check_outputs(dense, data)
@@ -99,37 +128,36 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
                     "train.epochs too few", 100 * base.fit.val_accuracy)  # fmt: skip
     _seed(e.seed, "prune")
     network = trace(copy.deepcopy(dense), data.shape)
-    plan = clock.time("prune", lambda: e.pruner.plan(network, data, e.budget, place, e.seed))
-    small = apply(network.model.cpu(), plan, data.shape)
-    log.info("pruned: %d edits, %.1f s", len(plan.edits), clock.seconds["prune"])
+    plan, small = _decide(e, network, data, place, clock)
 
     stages = {"dense": dense, "cut": copy.deepcopy(small)}
     if e.reestimate:
         reestimate(small, data.train, place, e.reestimate, e.seed)
         stages["reestimated"] = copy.deepcopy(small)
     _seed(e.seed, "finetune")
-    tuned = clock.time(
-        "finetune", lambda: fit(small, data, e.finetune, place, e.seed + 1, title="fine-tuning", teacher=dense)
-    )
+    tuned = fit(small, data, e.finetune, place, e.seed + 1, title="fine-tuning", teacher=dense)
+    clock.seconds["finetune"] = tuned.seconds
     stages["finetuned"] = small
     exact = replace(place, dtype=torch.float32)  # the networks are saved in fp32, so that is what is judged
     accuracy = {n: Accuracy(evaluate(m, data.val, exact), evaluate(m, data.test, exact)) for n, m in stages.items()}
     dense, small = dense.cpu().eval(), small.cpu().eval()
 
     networks = {"dense": dense, "pruned": small}
-    session = clock.time("benchmark", lambda: latency.measure_on(e.hardware, networks, data, e.seed))
+    session = clock.time(
+        "benchmark", lambda: team.agree(lambda: latency.measure_on(e.hardware, networks, data, e.seed))
+    )
     batches = sorted({batch for target in e.hardware.values() for batch in target.batches})
     measures = {name: cost_of(model, data.shape, batches) for name, model in networks.items()}
     heeded = getattr(e.pruner, "heeds_budget", True)
     budget = latency.outcome(e.budget, heeded, network, plan, small, session)
     try:
-        contents, exports = export(small, data.shape, e.export)
+        contents, exports = team.agree(lambda: export(small, data.shape, e.export))
     except PruneError as error:  # what took hours is written first
         contents, exports, session.failed["export"] = {}, [], str(error)
     record = Record(
         summary={**_summary(e, base, accuracy, measures, session, clock), **budget},
         config=dict(config),
-        command=sys.argv,
+        command=list(command),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=host.versions(),
         host=host.describe(),
@@ -142,15 +170,27 @@ def run(experiment: Experiment, out: Path, config: Mapping[str, Any]) -> Record:
         exports=tuple(exports),
         finetune=tuned,
         seconds=clock.seconds,
+        identity=experiment.identity,
     )
-    seal(out, {
-        "model.safetensors": to_safetensors(small.state_dict()),
-        "architecture.json": to_json(architecture(e.model, data.classes, data.shape, plan)),
-        "plan.json": to_json({**plan.to_json(), "sizes": {g.name: g.size for g in network.groups.values()}}),
-        **contents,
-        "result.json": to_json(record.to_json()),  # last: where it is, the run is complete
-    })  # fmt: skip
+    if team.is_first():
+        seal(out, {
+            "model.safetensors": to_safetensors(small.state_dict()),
+            "architecture.json": to_json(architecture(e.model, data.classes, data.shape, plan)),
+            "plan.json": to_json({**plan.to_json(), "sizes": {g.name: g.size for g in network.groups.values()}}),
+            "table.txt": f"{render(record)}\n".encode(),
+            **contents,
+            "result.json": to_json(record.to_json()),  # last: where it is, the run is complete
+        })  # fmt: skip
     return record
+
+
+def _place(e: Experiment, journal: Journal | None) -> Place:
+    """Where the run computes. One that goes on has as many threads as it began with: they decide the last digits."""
+    begun = journal.read("place") if journal and e.compute.threads == "auto" else None
+    place = replace(replace(e.compute, threads=begun["threads"]) if begun else e.compute).resolve()
+    if journal and not begun:
+        journal.write("place", {"threads": place.threads})
+    return replace(place, journal=journal)
 
 
 def _base(e: Experiment, data: Data, dense: nn.Module, place: Place) -> Base:
@@ -158,13 +198,12 @@ def _base(e: Experiment, data: Data, dense: nn.Module, place: Place) -> Base:
     from prune_cli.bases import get_or_train
     from prune_cli.training.fit import fit
 
-    checkpoint = None if e.model.checkpoint is None else Path(e.model.checkpoint).expanduser()
-    digest = "" if checkpoint is None else sha256(checkpoint.read_bytes())
-    if e.train.epochs == 0 and checkpoint is not None:
-        log.info("dense network: %s, not trained again", checkpoint)
-        return Base("checkpoint", str(checkpoint), digest[:12], None)
-    if checkpoint is not None:
-        log.info("dense network: %s, trained on", checkpoint)
+    digest = e.model.digest
+    if e.train.epochs == 0 and digest:
+        log.info("dense network: %s, not trained again", e.model.checkpoint)
+        return Base("checkpoint", str(Path(str(e.model.checkpoint)).expanduser()), digest[:12], None)
+    if digest:
+        log.info("dense network: %s, trained on", e.model.checkpoint)
     parts = {
         "data": data.fingerprint,
         "augmentation": [e.dataset.crop, e.dataset.flip, list(e.dataset.mean), list(e.dataset.std)],
@@ -175,11 +214,34 @@ def _base(e: Experiment, data: Data, dense: nn.Module, place: Place) -> Base:
         "precision": str(place.dtype),
     }
 
-    def train() -> Fit:
-        return fit(dense, data, e.train, place, e.seed, title="training")
+    def train(journal: Journal) -> Fit:
+        return fit(dense, data, e.train, replace(place, journal=journal), e.seed, title="training")
 
     name = slug(f"{e.names['model']}-{e.names['dataset']}-seed{e.seed}")
     return get_or_train(Path(e.outputs) / "bases", name, parts, dense, train)
+
+
+def _decide(e: Experiment, network: Network, data: Data, place: Place, clock: _Clock) -> tuple[Plan, nn.Module]:
+    """The pruner's plan and the network cut by it; decided once, also if the run is interrupted later."""
+    from prune_cli import team
+    from prune_cli.surgery import apply
+
+    known = place.journal.read("plan") if place.journal else None
+    if known:
+        plan = Plan.from_json(known["plan"])
+        small = apply(network.model, plan, data.shape)
+        small.load_state_dict(known["weights"])
+        clock.seconds["prune"] = known["seconds"]
+        log.info("pruned before: %d edits", len(plan.edits))
+        return plan, small
+    plan = clock.time("prune", lambda: e.pruner.plan(network, data, e.budget, place, e.seed))
+    plan = team.agree(lambda: plan)
+    small = apply(network.model.cpu(), plan, data.shape)
+    log.info("pruned: %d edits, %.1f s", len(plan.edits), clock.seconds["prune"])
+    if place.journal and team.is_first():
+        seconds, weights = clock.seconds["prune"], small.state_dict()
+        place.journal.write("plan", {"plan": plan.to_json(), "weights": weights, "seconds": seconds})
+    return plan, small
 
 
 def _check_outputs(dense: nn.Module, data: Data) -> None:

@@ -141,6 +141,7 @@ class Record:
     exports: tuple[Export, ...]
     finetune: Fit | None
     seconds: dict[str, float]  # by stage
+    identity: str = ""  # 12 hex digits: of the experiment (`pipeline.Experiment.identity`)
     schema: int = field(default=SCHEMA)
 
     def to_json(self) -> dict[str, Any]:

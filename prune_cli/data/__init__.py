@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune_cli.data.listing import fingerprint, list_splits
 from prune_cli.errors import require, require_choice, require_name, require_range
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class Dataset:
 
     def check(self) -> None:
         """Refuse what can be refused before PyTorch is loaded."""
+
+    def contents(self) -> str:
+        """Changes when images on disk do; "" where the description says it all. Reads no image."""
+        return ""
 
     def load(self, cache: Path) -> Data:
         """Read the images; `cache` is a folder for decoded ones."""
@@ -129,13 +134,17 @@ class ImageFolder(Dataset):
         root = Path(str(self.root)).expanduser()
         require(root.is_dir(), f"dataset.root={self.root} is not a folder")
 
+    def contents(self) -> str:
+        root = Path(str(self.root)).expanduser().resolve()
+        return fingerprint(root, list_splits(root)[0])
+
     def load(self, cache: Path) -> Data:
         from prune_cli.data import folder
         from prune_cli.data.splits import divide
 
         root = Path(str(self.root)).expanduser().resolve()
-        splits, classes = folder.list_splits(root)
-        contents = folder.fingerprint(root, splits)
+        splits, classes = list_splits(root)
+        contents = fingerprint(root, splits)
         size = self.size or folder.image_size(splits["train"][0][0])
         bytes_needed = sum(len(files) for files, _ in splits.values()) * 3 * size * size
         held = bytes_needed <= self.memory_gb * 1e9

@@ -36,8 +36,14 @@ class Images(Protocol):
     def take(self, indices: np.ndarray[Any, Any]) -> Images:
         """The images at these positions."""
 
-    def batches(self, size: int, place: Place, shuffle: int | None = None) -> Iterator[Batch]:
-        """Batches of at most `size`. `shuffle` is the seed of order and augmentation; without it, neither."""
+    def batches(
+        self, size: int, place: Place, shuffle: int | None = None, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
+        """Batches of at most `size`. `shuffle` is the seed of order and augmentation; without it, neither.
+
+        Args:
+            part: with `shuffle`: (k, n) gives the k-th of n equal parts of every batch.
+        """
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,9 @@ class MemoryImages:
         chosen = torch.from_numpy(indices)
         return replace(self, pixels=self.pixels[chosen], labels=self.labels[chosen])
 
-    def batches(self, size: int, place: Place, shuffle: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, size: int, place: Place, shuffle: int | None = None, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
         pixels, labels = self.pixels.to(place.device), self.labels.to(place.device)
         if shuffle is None:
             for start in range(0, len(self), size):
@@ -70,7 +78,8 @@ class MemoryImages:
             chosen = order[start : start + size]
             rows, columns = torch.randint(2 * crop + 1, (2, len(chosen)), generator=generator).to(place.device)
             mirrored = (torch.rand(len(chosen), generator=generator) < 0.5).to(place.device)
-            chosen = chosen.to(place.device)
+            own = slice(part[0], None, part[1])
+            chosen, rows, columns, mirrored = chosen.to(place.device)[own], rows[own], columns[own], mirrored[own]
             images = windows[chosen, :, rows, columns]  # (n, C, H, W): a window of its own for each image
             if self.look.flip:
                 images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
@@ -99,17 +108,21 @@ class FileImages:
         files, labels = (tuple(row[i] for i in indices) for row in (self.files, self.labels))
         return replace(self, files=files, labels=labels)
 
-    def batches(self, size: int, place: Place, shuffle: int | None = None) -> Iterator[Batch]:
-        from torch.utils.data import DataLoader, RandomSampler
+    def batches(
+        self, size: int, place: Place, shuffle: int | None = None, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
+        from torch.utils.data import DataLoader
 
         training = shuffle is not None
         generator = torch.Generator().manual_seed(shuffle or 0)
+        order = torch.randperm(len(self), generator=generator) if training else torch.arange(len(self))
+        chunks = list(torch.split(order, size))
+        if training and len(chunks) > 1 and len(chunks[-1]) < size:  # whole batches only
+            chunks.pop()
         loader: DataLoader[Batch] = DataLoader(
             _Files(self.files, self.labels, _transform(self.look, self.size, training)),
-            batch_size=size,
-            sampler=RandomSampler(self.files, generator=generator) if training else None,
+            batch_sampler=[chunk[part[0] :: part[1]].tolist() for chunk in chunks],
             num_workers=self.workers,
-            drop_last=training and len(self) >= size,
             generator=generator,  # also seeds the workers, and so the augmentation
             pin_memory=place.device.type == "cuda",
         )

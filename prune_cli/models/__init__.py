@@ -5,7 +5,6 @@ Importing this module is cheap: PyTorch is loaded by `build`, not by the descrip
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune_cli.errors import PruneError, require, require_choice, require_range
+from prune_cli.files import sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +32,11 @@ class Model:
             require(path.is_file(), f"model.checkpoint={self.checkpoint} is not a file")
             suffixes = (".pth", ".th", ".pt", ".safetensors")
             require(path.suffix in suffixes, f"model.checkpoint={self.checkpoint} must end in {', '.join(suffixes)}")
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the checkpoint; "" if there is none."""
+        return "" if self.checkpoint is None else sha256(Path(self.checkpoint).expanduser().read_bytes())
 
     def build(self, classes: int) -> nn.Module:
         """The network with fresh weights (seed before calling)."""
@@ -159,6 +164,6 @@ def find_class(target: str) -> Any:
 def source_of(target: str) -> str:
     """sha256 of the source file that defines a class, or "" if it has none."""
     try:
-        return hashlib.sha256(inspect.getsource(inspect.getmodule(find_class(target))).encode()).hexdigest()  # type: ignore[arg-type]
+        return sha256(inspect.getsource(inspect.getmodule(find_class(target))).encode())  # type: ignore[arg-type]
     except (OSError, TypeError):
         return ""

@@ -93,11 +93,9 @@ class ChipNet:
         steps = self.recipe.epochs * max(1, len(data.train) // min(self.recipe.batch, len(data.train)))
         rate = self.gate_lr or (self.recipe.lr if steps * self.recipe.lr >= JOURNEY else 3 * JOURNEY / steps)
         chip = Chip(gates, bare, budget.counted(bare), steps, place, seed, self.hold)
-        best: tuple[tuple[bool, float], dict[str, Tensor], Choice, Tensor] | None = None
-        history: list[dict[str, float]] = []
+        history = chip.history
 
         def judge(epoch: int) -> None:
-            nonlocal best
             with torch.no_grad():
                 chip.opening()  # with psi as it is after the last step
             choice = chip.choice or chip.choose()
@@ -109,9 +107,9 @@ class ChipNet:
             log.info("gates: epoch %d  decided %.1f%%  soft %s %.3f  hard val %.2f%%  units out %d",
                      epoch, 100 * crisp, chip.budget.metric, soft, 100 * hard, out)  # fmt: skip
             rank = (crisp >= 0.99, hard)
-            if best is None or rank >= best[0]:
+            if chip.best is None or rank >= chip.best.rank:
                 state = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
-                best = rank, state, choice, chip.psi.detach().clone()
+                chip.best = Best(rank, state, choice, chip.psi.detach().clone())
 
         with gates.attached(network.model, chip.opening):
             hooks = Hooks(
@@ -119,11 +117,12 @@ class ChipNet:
                 penalty=lambda: self._sharpness(chip.stage) * chip.crispness() + self.pressure * chip.excess() ** 2,
                 after_step=chip.advance,
                 after_epoch=judge,
+                memory=chip,
             )
             trained = fit(network.model, data, self.recipe, place, seed, title="gates", hooks=hooks)
-            assert best is not None
-            (crisp, _), state, choice, psi = best
-            network.model.load_state_dict(state)
+            assert chip.best is not None
+            (crisp, _), choice, psi = chip.best.rank, chip.best.choice, chip.best.psi
+            network.model.load_state_dict(chip.best.state)
         network.model.cpu()
         for note, epoch in zip(history, trained.curve, strict=True):
             note["soft_accuracy"] = epoch.val_accuracy
@@ -153,6 +152,16 @@ class Choice:
     open: Tensor  # (G) 0 or 1
 
 
+@dataclass(frozen=True)
+class Best:
+    """The epoch whose gates and weights the pruned network will have."""
+
+    rank: tuple[bool, float]  # are the gates decided, and how good is the network that they decide on
+    state: dict[str, Tensor]
+    choice: Choice
+    psi: Tensor  # (G)
+
+
 class Chip:
     """The gate variables of a network, their curves, losses and threshold."""
 
@@ -167,7 +176,26 @@ class Chip:
         self.psi = start.to(place.device).requires_grad_()  # (G)
         self.stage = self.done = 0
         self.choice: Choice | None = None  # that is held
+        self.best: Best | None = None
+        self.history: list[dict[str, float]] = []
         self._shown: Tensor | None = None
+
+    def remember(self) -> dict[str, Any]:
+        """All but psi, which the optimiser has."""
+        best = self.best and {**vars(self.best), "choice": vars(self.best.choice)}
+        held = self.choice and vars(self.choice)
+        return {"stage": self.stage, "done": self.done, "history": self.history, "held": held, "best": best}
+
+    def recall(self, value: dict[str, Any]) -> None:
+        self.stage, self.done = value["stage"], value["done"]
+        self.history[:] = value["history"]
+        self.choice = value["held"] and self._choice(**value["held"])
+        if value["best"]:
+            best = {**value["best"], "choice": self._choice(**value["best"]["choice"])}
+            self.best = Best(**{**best, "rank": tuple(best["rank"]), "psi": best["psi"].to(self.psi.device)})
+
+    def _choice(self, kept: dict[str, list[int]], dropped: list[str], open: Tensor) -> Choice:
+        return Choice({name: tuple(own) for name, own in kept.items()}, dropped, open.to(self.psi.device))
 
     # ---- curves and their schedule (section 3) -------------------------------------------------------
 
@@ -213,7 +241,7 @@ class Chip:
         """V: the soft part of the budget's metric that is left."""
         kappa = schedule(self.stage)[2]
         soft, alive = ((kappa * (z - 0.5)).sigmoid() for z in (self._seen, self.gates.alive(self._seen)[:-1]))
-        return share(self.gates, self.budget.metric, soft, alive)
+        return self.gates.share(self.budget.metric, soft, alive)
 
     def crisp(self) -> float:
         """The part of the gates that is decided."""
@@ -269,28 +297,3 @@ def halfway(stage: int) -> float:
         z1 = (low + high) / 2
         low, high = (low, z1) if 1 - math.exp(-gamma * z1) + z1 * math.exp(-gamma) > 0.5 else (z1, high)
     return math.log(low / (1 - low)) / beta
-
-
-def share(gates: Gates, metric: str, soft: Tensor, alive: Tensor) -> Tensor:
-    """V: what soft counts (G) leave of a metric, summed over gated convolutions as published (section 3.2).
-
-    Args:
-        alive: (U) how far each unit that may vanish is still there.
-    """
-    import torch
-
-    device = soft.device
-    layers = gates.layers
-    cells, kernel, groups = torch.tensor([[y.cells, y.kernel, y.groups] for y in layers], device=device).float().T
-
-    def total(rows: Tensor, columns: Tensor) -> Tensor:
-        if metric == "channels":
-            return rows.sum()
-        if metric == "volume":
-            return (cells * rows).sum()
-        products = kernel * rows * columns / groups
-        return products.sum() if metric == "params" else (cells * (products + rows)).sum()
-
-    there = torch.cat([alive, alive.new_ones(1)])[gates.layer_unit]
-    left = total((gates.rows @ soft + gates.fixed_rows) * there, gates.columns @ soft + gates.fixed_columns)
-    return left / total(gates.rows.sum(1) + gates.fixed_rows, gates.columns.sum(1) + gates.fixed_columns)

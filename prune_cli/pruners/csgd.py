@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prune_cli import team
 from prune_cli.budget import Budget, cuttable, select
 from prune_cli.errors import DivergedError, require, require_choice, require_range
 from prune_cli.plan import Plan, Width
@@ -67,19 +68,19 @@ class CSgd:
     def plan(self, network: Network, data: Data, budget: Budget, place: Place, seed: int) -> Plan:
         from prune_cli.training.fit import Hooks, fit
 
-        labels = self._cluster(network, budget, seed)
+        labels = team.agree(lambda: self._cluster(network, budget, seed))
         if all(len(set(own.tolist())) == len(own) for own in labels.values()):
             return Plan()
         steps = max(1, len(data.train) // min(self.recipe.batch, len(data.train)))
         eps = solve_eps(self.recipe, steps, self.vector_share) if self.eps is None else self.eps
         pull = Centripetal(network, labels, self.recipe.weight_decay, eps, self.vector_share)
-        deviations = [pull.deviation()]
+        deviations = pull.deviations
 
         def report(epoch: int) -> None:
             deviations.append(pull.deviation())
             log.info("centripetal: epoch %d  eps %.3g  largest deviation %.2e", epoch, eps, deviations[-1])
 
-        hooks = Hooks(decayed=pull.parameters, after_backward=pull, after_epoch=report)
+        hooks = Hooks(decayed=pull.parameters, after_backward=pull, after_epoch=report, memory=pull)
         fit(network.model, data, self.recipe, place, seed, title="centripetal", hooks=hooks)
         network.model.cpu()
         if not deviations[-1] < deviations[0]:
@@ -172,6 +173,13 @@ class Centripetal:
             for (vector, _), tensors in rows.items()
         ]
         self.parameters = [tensor for bundle in self.bundles for tensor in bundle.tensors]
+        self.deviations = [self.deviation()]  # at the start, and after every epoch
+
+    def remember(self) -> dict[str, Any]:
+        return {"deviations": self.deviations}
+
+    def recall(self, value: dict[str, Any]) -> None:
+        self.deviations[:] = value["deviations"]
 
     def __call__(self) -> None:
         for bundle in self.bundles:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from prune_cli.errors import PruneError, require
+from prune_cli.files import sha256
 from prune_cli.plan import Drop, Plan
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class Transfer:
     fresh: bool = False  # true: all weights start anew
 
     heeds_budget: ClassVar[bool] = False
+
+    @property
+    def contents(self) -> str:
+        """sha256 of the plan: another one gives another result, whatever its path."""
+        return sha256(self._path().read_bytes())
 
     def check(self, network: Network, budget: Budget) -> None:
         from prune_cli.surgery import apply
@@ -58,12 +64,16 @@ class Transfer:
         Raises:
             PruneError: there is no plan, or it cannot be read.
         """
-        require(self.plan_of, "pruner=transfer needs plan=RUN_DIR, the folder of a finished run whose plan is wanted")
-        path = Path(str(self.plan_of)).expanduser()
-        path = path / "plan.json" if path.is_dir() else path
-        require(path.is_file(), f"plan={self.plan_of}: no plan.json there; name the folder of a finished run")
+        path = self._path()
         try:
             value = json.loads(path.read_text())
             return Plan.from_json(value), {str(name): int(size) for name, size in value.get("sizes", {}).items()}
         except (OSError, ValueError, TypeError, AttributeError, PruneError) as error:
             raise PruneError(f"plan={self.plan_of} cannot be read: {error}") from error
+
+    def _path(self) -> Path:
+        require(self.plan_of, "pruner=transfer needs plan=RUN_DIR, the folder of a finished run whose plan is wanted")
+        path = Path(str(self.plan_of)).expanduser()
+        path = path / "plan.json" if path.is_dir() else path
+        require(path.is_file(), f"plan={self.plan_of}: no plan.json there; name the folder of a finished run")
+        return path

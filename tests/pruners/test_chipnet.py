@@ -14,7 +14,7 @@ from prune_cli.data import Synthetic
 from prune_cli.gates import Gates
 from prune_cli.models.resnet import CifarResNet
 from prune_cli.models.vgg import Vgg16
-from prune_cli.pruners.chipnet import Chip, ChipNet, halfway, project, schedule, share
+from prune_cli.pruners.chipnet import Chip, ChipNet, halfway, project, schedule
 from prune_cli.surgery import apply
 from prune_cli.training.fit import evaluate, fit
 from prune_cli.training.recipe import Recipe
@@ -101,8 +101,8 @@ def made(name, streams=True, tied=True):
 def test_all_is_one_and_nothing_is_zero(name, metric):
     _, gates = made(name)
     alive = torch.ones(len(gates.units))
-    assert share(gates, metric, torch.ones(gates.size), alive).item() == pytest.approx(1, abs=1e-6)
-    assert share(gates, metric, torch.zeros(gates.size), alive).item() == pytest.approx(0, abs=1e-6)
+    assert gates.share(metric, torch.ones(gates.size), alive).item() == pytest.approx(1, abs=1e-6)
+    assert gates.share(metric, torch.zeros(gates.size), alive).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_two_layers_by_hand():
@@ -122,7 +122,7 @@ def test_two_layers_by_hand():
         "macs": (64 * one * (9 * 3 + 1) + 16 * two * (one + 1)) / (64 * 4 * 28 + 16 * 6 * 5),
     }
     for metric, value in wanted.items():
-        assert share(gates, metric, soft, none).item() == pytest.approx(value, abs=1e-6)
+        assert gates.share(metric, soft, none).item() == pytest.approx(value, abs=1e-6)
 
 
 def test_params_are_those_of_the_convolutions():
@@ -132,7 +132,7 @@ def test_params_are_those_of_the_convolutions():
     soft = torch.cat([(torch.arange(len(s.channels)) < len(s.channels) // 2).float() for s in gates.sets])
     small = apply(network.model, plan_of(kept), network.shape)
     left = sum(m.weight.numel() for m in small.modules() if isinstance(m, torch.nn.Conv2d))
-    found = share(gates, "params", soft, torch.ones(0)).item()
+    found = gates.share("params", soft, torch.ones(0)).item()
     assert found == pytest.approx(left / sum(m.weight.numel() for m in convs), abs=1e-6)
 
 

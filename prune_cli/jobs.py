@@ -1,0 +1,204 @@
+"""A run as a job: found if it was done before, gone on with if it was begun, in a process of its own in a sweep.
+
+`outputs/jobs/<identity>/` knows of each experiment where its result lies, and holds the journal of one under way.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.config
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from prune_cli import team
+from prune_cli.errors import PruneError
+from prune_cli.files import SUMS, locked, read_sealed, to_json, write_bytes
+from prune_cli.hardware.process import context
+from prune_cli.interruption import Interrupted, heed, pass_on
+from prune_cli.journal import Journal
+from prune_cli.pipeline import Experiment, run
+
+log = logging.getLogger(__name__)
+FAILED = "failed.json"
+GRACE = 60.0  # seconds that a job has to end in order
+# What the server of job processes loads, so that they need not: seconds each.
+PRELOAD = (
+    "torch",
+    "sklearn.datasets",
+    "sklearn.cluster",
+    "prune_cli.training.fit",
+    "prune_cli.channels",
+    "prune_cli.bases",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """An experiment and where it goes."""
+
+    experiment: Experiment
+    out: Path
+    config: Mapping[str, Any]
+    command: Sequence[str]
+    rerun: bool = False  # also if it was done before
+
+    @cached_property
+    def shelf(self) -> Path:
+        return Path(self.experiment.outputs) / "jobs" / self.experiment.identity
+
+    @property
+    def pointer(self) -> Path:
+        return self.shelf / "finished.json"
+
+    def finished(self) -> Path | None:
+        """The folder of an earlier run of the same experiment."""
+        if self.rerun or not self.pointer.is_file():
+            return None
+        folder = self.pointer.parent / json.loads(self.pointer.read_text())["folder"]
+        try:
+            found = json.loads(read_sealed(folder, "result.json"))["identity"] == self.experiment.identity
+        except PruneError:
+            return None
+        return folder.resolve() if found else None
+
+
+def carry_out(job: Job) -> None:
+    """Do a job, or the rest of it, or find that it is done; its result then lies in `job.out`.
+
+    Raises:
+        PruneError: it failed, for a reason that the user can mend.
+        Interrupted: the program was asked to stop; what was done is kept.
+    """
+    job.out.mkdir(parents=True, exist_ok=True)
+    with locked(job.shelf / ".lock", "another process carries out the same run"):
+        if adopt(job):
+            return
+        journal = Journal(job.shelf / "journal")
+        if job.rerun and team.is_first():
+            job.pointer.unlink(missing_ok=True)
+            journal.clear()
+        record = run(job.experiment, job.out, job.config, journal=journal, command=job.command)
+        failed = [f"{target}: {reason}" for target, reason in record.benchmarks[0].failed.items()]
+        if failed:  # the networks are kept, so that the same command repeats only what went wrong
+            raise PruneError(f"{'; '.join(failed)}; everything else is in {job.out}")
+        if team.is_first():
+            folder = os.path.relpath(job.out.resolve(), job.shelf.resolve())  # outputs may be moved as a whole
+            write_bytes(job.pointer, to_json({"folder": folder}))
+            (job.out / FAILED).unlink(missing_ok=True)
+            journal.clear()
+    log.info("%s\nresults: %s", (job.out / "table.txt").read_text().rstrip(), job.out)
+
+
+def adopt(job: Job) -> bool:
+    """If the experiment was finished before, let its files lie in `job.out` too, as links where possible."""
+    folder = team.agree(job.finished)
+    if folder is None:
+        return False
+    if folder != job.out.resolve() and team.is_first():
+        names = [line.split("  ", 1)[1] for line in (folder / SUMS).read_text().splitlines()]
+        names.sort(key="result.json".__eq__)  # last, as in every run
+        job.out.mkdir(parents=True, exist_ok=True)
+        for name in [SUMS, *names]:
+            _link(folder / name, job.out / name)
+    (job.out / FAILED).unlink(missing_ok=True)
+    log.info(
+        "%s\ndone before (rerun=true does it again): %s", read_sealed(folder, "table.txt").decode().rstrip(), folder
+    )
+    return True
+
+
+def _link(source: Path, target: Path) -> None:
+    """Files of a run are only ever replaced, never changed, so a link is as good as a copy."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
+def note_failure(job: Job, reason: str) -> None:
+    """Leave word in the job's folder, for reports."""
+    said = {
+        "schema": 1,
+        "reason": reason,
+        "command": list(job.command),
+        **job.experiment.names,
+        "seed": job.experiment.seed,
+        "log": "prune-run.log",
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    job.out.mkdir(parents=True, exist_ok=True)
+    write_bytes(job.out / FAILED, to_json(said))
+
+
+def failures(folder: Path) -> dict[Path, str]:
+    """Folders below that hold a failed job, with the reason."""
+    return {path.parent: json.loads(path.read_text())["reason"] for path in sorted(folder.rglob(FAILED))}
+
+
+def carry_out_apart(job: Job, logs: Mapping[str, Any]) -> bool:
+    """Do a job in a process of its own: whatever happens to it, others go on. Tells whether it came to its end.
+
+    Args:
+        logs: how the process logs, for `logging.config.dictConfig`.
+
+    Raises:
+        Interrupted: this process was asked to stop, and has passed that on.
+    """
+    process = context(PRELOAD).Process(target=_child, args=(job, logs))
+    process.start()
+    try:
+        process.join()
+    except Interrupted as stop:
+        pass_on(process.pid, stop.number)
+        process.join(GRACE)
+        process.kill()
+        raise
+    code = process.exitcode
+    by_signal = -code if code < 0 else code - 128 if code in (130, 143) else 0
+    if by_signal:
+        name = signal.Signals(by_signal).name
+        why = " (the system does that when memory runs out)" if by_signal == signal.SIGKILL else ""
+        note_failure(job, f"ended by {name}{why}; the same command goes on where it stopped")
+    elif code and not (job.out / FAILED).exists():
+        note_failure(job, f"ended with exit code {code}")
+    return bool(code == 0)
+
+
+def _child(job: Job, logs: Mapping[str, Any]) -> None:
+    os.setpgid(0, 0)  # Ctrl-C in a terminal goes to the parent alone, which passes it on
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    heed()
+    logging.config.dictConfig(dict(logs))
+    try:
+        carry_out(job)
+    except Interrupted as stop:
+        log.warning("%s; what was done is kept", stop)
+        sys.exit(stop.exit_code)
+    except (PruneError, OSError) as error:
+        log.error("failed: %s", error)
+        note_failure(job, str(error))
+        sys.exit(1)
+    except Exception as error:
+        log.exception("failed")
+        note_failure(job, f"{type(error).__name__}: {error} (a bug: the log has the traceback)")
+        sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """A job whose parent was killed would otherwise go on unseen, and hold its locks."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,91 @@
+"""`Journal`: what a run's long stages have done so far, so that a run that was killed goes on where it was.
+
+One file per stage, replaced as a whole. Its first line is the sha256 of the rest: a line of JSON, then tensors as
+safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune_cli.files import sha256, slug, to_safetensors, write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+SHARE = 0.05  # of the time that writing may take
+TENSOR = "$tensor"
+Value = Any  # dictionaries (with words as keys) and lists of tensors and of what JSON can hold; tuples become lists
+
+
+class Journal:
+    """A folder of stages under way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._written = -float("inf")  # when a stage was last written
+        self._cost = 0.0  # seconds which that took
+
+    def read(self, stage: str) -> Value | None:
+        """How far a stage has come; None if nothing is known of it. A damaged file is told of and counts as none."""
+        from safetensors.torch import load
+
+        path = self._path(stage)
+        if not path.is_file():
+            return None
+        digest, _, rest = path.read_bytes().partition(b"\n")
+        if digest != sha256(rest).encode():
+            log.warning("%s is damaged: this stage begins anew", path)
+            return None
+        text, _, tensors = rest.partition(b"\n")
+        return _fill(json.loads(text), load(tensors))
+
+    def write(self, stage: str, value: Value) -> None:
+        start = time.perf_counter()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors: dict[str, Tensor] = {}
+        text = json.dumps(_empty(value, tensors), allow_nan=False).encode()
+        rest = text + b"\n" + to_safetensors(tensors)
+        write_bytes(self._path(stage), sha256(rest).encode() + b"\n" + rest)
+        self._written = time.perf_counter()
+        self._cost = self._written - start
+
+    def is_due(self) -> bool:
+        """Has enough work been done since the last writing for another one? Short stages are written at every turn."""
+        return SHARE * (time.perf_counter() - self._written) >= self._cost
+
+    def clear(self) -> None:
+        """The work is done, and kept elsewhere."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, stage: str) -> Path:
+        return self.folder / f"{slug(stage)}.state"
+
+
+def _empty(value: Value, tensors: dict[str, Tensor]) -> Value:
+    """The value with references instead of tensors, which are collected."""
+    if isinstance(value, Mapping):
+        return {key: _empty(inner, tensors) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_empty(inner, tensors) for inner in value]
+    if hasattr(value, "detach"):
+        number = str(len(tensors))
+        tensors[number] = value
+        return {TENSOR: number}
+    return value
+
+
+def _fill(value: Value, tensors: Mapping[str, Tensor]) -> Value:
+    """The opposite."""
+    if isinstance(value, list):
+        return [_fill(inner, tensors) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    return tensors[value[TENSOR]] if TENSOR in value else {key: _fill(inner, tensors) for key, inner in value.items()}
