@@ -86,7 +86,10 @@ def job(config: DictConfig) -> str:
         rerun=bool(config.rerun),
     )
     if one:
-        jobs.carry_out(made)
+        try:
+            jobs.carry_out(made)
+        finally:
+            team.disband()
     elif not jobs.adopt(made):
         logs = OmegaConf.to_container(settings.job_logging, resolve=True)
         assert isinstance(logs, dict)

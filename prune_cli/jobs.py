@@ -92,11 +92,12 @@ def carry_out(job: Job) -> None:
         failed = [f"{target}: {reason}" for target, reason in record.benchmarks[0].failed.items()]
         if failed:  # the networks are kept, so that the same command repeats only what went wrong
             raise PruneError(f"{'; '.join(failed)}; everything else is in {job.out}")
-        if team.is_first():
-            folder = os.path.relpath(job.out.resolve(), job.shelf.resolve())  # outputs may be moved as a whole
-            write_bytes(job.pointer, to_json({"folder": folder}))
-            (job.out / FAILED).unlink(missing_ok=True)
-            journal.clear()
+        if not team.is_first():
+            return
+        folder = os.path.relpath(job.out.resolve(), job.shelf.resolve())  # outputs may be moved as a whole
+        write_bytes(job.pointer, to_json({"folder": folder}))
+        (job.out / FAILED).unlink(missing_ok=True)
+        journal.clear()
     log.info("%s\nresults: %s", (job.out / "table.txt").read_text().rstrip(), job.out)
 
 

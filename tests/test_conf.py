@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune_cli import cli
+from prune_cli import configs
 from prune_cli.errors import PruneError
 from tests.conftest import ROOT
 
@@ -26,16 +26,11 @@ COMMANDS = sorted({
 })  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def resolver():
-    cli.register_resolvers()
-
-
 def experiment(*overrides):
-    with initialize_config_dir(cli.conf_dir(), version_base="1.3"):
+    with initialize_config_dir(configs.conf_dir(), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(config)
-        return cli.experiment_of(config, overrides, config.hydra.runtime.choices)
+        return configs.experiment_of(config, overrides, config.hydra.runtime.choices)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
