@@ -81,7 +81,7 @@ def test_a_run_under_torchrun_leaves_one_result(tmp_path):
     (result,) = tmp_path.rglob("result.json")
     assert json.loads(result.read_text())["compute"]["processes"] == 2
     assert {path.name for path in tmp_path.iterdir()} == {"run", "outputs"}
-    assert done.stdout.count("results: run") == 1
+    assert done.stdout.count("results: ") == 1
 
 
 @pytest.mark.parametrize(
