@@ -17,7 +17,7 @@ FLOORS = {
     "surgery": 5, "training": 5,
     "budget": 6, "criteria": 6, "bases": 6, "artefact": 6, "table": 6, "masked": 6, "gates": 6,
     "pruners": 7, "latency": 7, "trust": 7,
-    "pipeline": 8, "remeasure": 8,
+    "pipeline": 8, "remeasure": 8, "report": 8,
     "cli": 9,
     "commands": 10,
     "__init__": 11,
@@ -36,6 +36,8 @@ KEEPERS = {
     "openvino": {"export"},
     "torch_tensorrt": {"hardware"},
     "rich": {"table"},
+    "jinja2": {"report"},
+    "markupsafe": {"report"},
 }
 SOURCES = sorted((ROOT / "prune_cli").rglob("*.py"))
 
@@ -92,6 +94,12 @@ def test_nothing_is_unpickled():
 
 def test_configs_compose_without_loading_torch():
     code = "import sys; import prune_cli.cli, prune_cli.pruners.epruner; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_report_needs_no_torch():
+    code = "import sys; import prune_cli.report.page, prune_cli.report.sheets, prune_cli.report.against"
+    code += "; sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
