@@ -127,7 +127,7 @@ function sortable(table) {
       for (const other of all("thead th", table)) other.removeAttribute("aria-sort");
       heading.setAttribute("aria-sort", down ? "descending" : "ascending");
       const value = (row) => row.cells[column].dataset.value ?? "";
-      const compare = (a, b) => value(a).localeCompare(value(b), "en", { numeric: false }) ;
+      const compare = (a, b) => value(a).localeCompare(value(b), "en");
       const number = (a, b) => (value(a) === "" ? Infinity : +value(a)) - (value(b) === "" ? Infinity : +value(b)) || 0;
       const [dense, ...rows] = [...body.rows].sort((a, b) => b.matches(".dense") - a.matches(".dense"));
       rows.sort(heading.matches(".text") ? compare : number);

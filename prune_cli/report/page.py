@@ -51,6 +51,7 @@ def to_html(collection: Collection, summary: Summary, into: Path, compared: Comp
         groups=list(enumerate(summary.groups)),
         winners=[_winners(group) for group in summary.groups],
         bands=BANDS,
+        single=all(len(row.runs) == 1 for group in summary.groups for row in group.rows),
         made=_made(collection),
         targets=_targets(collection),
         colours=colours,

@@ -64,7 +64,7 @@ function tell(row) {
 }
 
 function pareto(chosen) {
-  const rows = chosen.rows.map((row, at) => ({ row, at, cost: costOf(row, chosen), gain: accuracyOf(row, chosen) }))
+  const rows = chosen.rows.map((row) => ({ row, at: row.at, cost: costOf(row, chosen), gain: accuracyOf(row, chosen) }))
     .filter(({ cost }) => cost);
   if (!rows.length) return null;
   const axis = { macs: "MACs, part of the dense network’s", params: "Parameters, part of the dense network’s",
@@ -101,7 +101,7 @@ function pareto(chosen) {
 }
 
 function honest(chosen) {
-  const rows = chosen.rows.map((row, at) => ({ row, at, latency: row.latency[chosen.key] })).filter(({ latency }) => latency);
+  const rows = chosen.rows.map((row) => ({ row, at: row.at, latency: row.latency[chosen.key] })).filter(({ latency }) => latency);
   if (!rows.length) return null;
   const svg = canvas(620, 440, "MACs ratio against latency ratio");
   const right = Math.max(1, ...rows.map(({ row }) => row.macs[0])) * 1.06;
