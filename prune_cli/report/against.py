@@ -23,29 +23,42 @@ class Change:
     within: bool | None  # the spread or the intervals; None where there is none to compare with
 
     @property
-    def difference(self) -> float:
-        return self.new - self.old
-
-    @property
     def accuracy(self) -> bool:
         return self.what in SPLITS
 
     @property
+    def steps(self) -> tuple[str, str]:
+        """Old and new: accuracies in percent, ratios as they are."""
+        scale, digits = (100, 2) if self.accuracy else (1, 3)
+        return f"{scale * self.old:.{digits}f}", f"{scale * self.new:.{digits}f}"
+
+    @property
+    def points(self) -> str:
+        return f"{round(100 * (self.new - self.old), 2) + 0.0:+.2f}"  # + 0.0: never -0.00
+
+    @property
     def verdict(self) -> str:
+        """Whether the difference lies within the spread or the intervals; nothing where there is neither."""
         if self.old == self.new:
-            return "the same"
-        if self.within is None:
-            return "no spread known" if self.accuracy else "differs"
-        around = "spread" if self.accuracy else "intervals"
-        return f"within the {around}" if self.within else f"beyond the {around}"
+            return "same"
+        return "" if self.within is None else "within" if self.within else "beyond"
 
 
 @dataclass(frozen=True)
 class Comparison:
     other: str  # the folder compared with
-    changes: Mapping[Name, tuple[Change, ...]]
+    changes: Mapping[Name, Mapping[str, Change]]  # by what
     only_old: tuple[Name, ...]
     only_new: tuple[Name, ...]
+
+    @property
+    def tables(self) -> list[tuple[str, list[str], list[tuple[str, Mapping[str, Change]]]]]:
+        """Per group: its title, what is compared, and by row the changes."""
+        found = []
+        for title in dict.fromkeys(group for group, _ in self.changes):
+            rows = [(name, changes) for (group, name), changes in self.changes.items() if group == title]
+            found.append((title, list(dict.fromkeys(what for _, changes in rows for what in changes)), rows))
+        return found
 
 
 def compare(new: Collection, old: Collection) -> Comparison:
@@ -57,7 +70,8 @@ def compare(new: Collection, old: Collection) -> Comparison:
          for group in summarise(side, names).groups for row in (group.dense, *group.rows)}
         for side in (new, old)
     )  # fmt: skip
-    changes = {name: tuple(_changes(there[name], row)) for name, row in here.items() if name in there}
+    changes = {name: {change.what: change for change in _changes(there[name], row)}
+               for name, row in here.items() if name in there}  # fmt: skip
     return Comparison(
         str(old.root),
         changes,

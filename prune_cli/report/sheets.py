@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from prune_cli.report.against import Comparison
+from prune_cli.report.against import Change, Comparison
 from prune_cli.report.choices import BANDS, Measure, fronts, measures, winner
 from prune_cli.report.found import SPLITS, Collection
 from prune_cli.report.summary import STAGES, Group, Stat, Summary
@@ -109,17 +109,22 @@ def _winners(group: Group) -> list[str]:
 
 
 def _compared(compared: Comparison) -> list[str]:
-    rows = []
-    for (group, name), changes in compared.changes.items():
-        for change in changes:
-            scale, digits = (100, 2) if change.accuracy else (1, 3)
-            figures = f"{scale * change.old:.{digits}f}", f"{scale * change.new:.{digits}f}"
-            rows.append([group, name, change.what, *figures, f"{100 * change.difference:+.2f}", change.verdict])
-    lines = [f"## Against {escape(compared.other)}", ""]
-    lines += [*table(["network", "row", "", "old", "new", "points", ""], rows, words=3), ""] if rows else []
+    lines = [f"## Against {escape(compared.other)}", "", "Old > new, difference in points: within or beyond the spread "
+             "of seeds (accuracy) or the 95% intervals (latency).", ""]  # fmt: skip
+    for title, whats, rows in compared.tables:
+        shown = [[name, *(_change(changes.get(what)) for what in whats)] for name, changes in rows]
+        lines += [*table([title, *whats], shown, words=1), ""]
     for where, names in (("Only there", compared.only_old), ("Only here", compared.only_new)):
         lines += [f"- {where}: {escape('; '.join(f'{group}: {name}' for group, name in names))}"] if names else []
     return [*lines, ""]
+
+
+def _change(change: Change | None) -> str:
+    return (
+        ""
+        if change is None
+        else ", ".join(part for part in (" > ".join(change.steps), change.points, change.verdict) if part)
+    )
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> list[str]:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from prune_cli.report.against import Comparison
+from prune_cli.report.against import Change, Comparison
 from prune_cli.report.found import Collection, Key
 from prune_cli.report.summary import Group, Ratio, Row, Stat, Summary
 from prune_cli.table import sections, short
@@ -82,21 +82,18 @@ def problems(collection: Collection) -> str:
 
 def comparison(compared: Comparison) -> str:
     """Differences to another folder: old, new, difference in points."""
-    rows: list[list[list[str]]] = []
-    for (group, name), changes in compared.changes.items():
-        part: list[list[str]] = []
-        for change in changes:
-            scale, digits = (100, 2) if change.accuracy else (1, 3)
-            figures = f"{scale * change.old:.{digits}f}", f"{scale * change.new:.{digits}f}"
-            title = f"{group}: {name}" if not part else ""
-            part.append([title, change.what, *figures, f"{100 * change.difference:+.2f}", change.verdict])
-        rows.append(part)
-    headings = ["", "", "old", "new", "points", ""]
-    lines = [sections(f"against {compared.other}", headings, rows, words=2)] if rows else [
-        f"against {compared.other}: no row is in both"]  # fmt: skip
+    lines = [f"against {compared.other}: old > new, difference in points, within or beyond spread or intervals"]
+    for title, whats, rows in compared.tables:
+        shown = [[name, *(_change(changes.get(what)) for what in whats)] for name, changes in rows]
+        lines += ["", sections(title, ["", *whats], [shown])]
+    lines += [""] if compared.changes else ["no row is in both"]
     for where, names in ((f"only in {compared.other}", compared.only_old), ("only here", compared.only_new)):
         lines += [_wrap(f"{where}: {'; '.join(f'{group}: {name}' for group, name in names)}")] if names else []
     return "\n".join(lines)
+
+
+def _change(change: Change | None) -> str:
+    return "" if change is None else f"{' > '.join(change.steps)}\n{change.points} {change.verdict}".rstrip()
 
 
 def _wrap(text: str, indent: str = "") -> str:

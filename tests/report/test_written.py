@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from html.parser import HTMLParser
 
 import pytest
@@ -13,8 +14,10 @@ import pytest
 from prune_cli.errors import PruneError
 from prune_cli.report import terminal, write
 from prune_cli.report.collect import collect
+from prune_cli.report.page import SCRIPTS
 from prune_cli.report.sheets import to_csv, to_markdown
 from prune_cli.report.summary import summarise
+from tests.conftest import ROOT
 from tests.report import factory
 from tests.report.factory import HOST, fail, session
 
@@ -178,18 +181,19 @@ def test_a_comparison_tells_differences_and_what_only_one_has(folder, tmp_path):
                       ratios={"cpu": {1: 0.71}})  # fmt: skip
     factory.write(other / "b", keep=0.1)
     text = write(folder, against=other)
-    lines = [line.split() for line in text[text.index("against") :].splitlines()]
-    assert ["test", "81.20", "86.20", "+5.00", "beyond", "the", "spread"] in lines
-    assert ["cpu", "b1", "0.710", "0.700", "-1.00", "within", "the", "intervals"] in lines
+    told = text[text.index("against") :]
+    assert re.search(r"filter keep 0.5 +87.40 > 87.20 +81.20 > 86.20 .*0.710 > 0.700", told)
+    assert "-0.20 within" in told and "+5.00 beyond" in told
+    assert "-1.00 within" in told
     text = " ".join(text.split())
     assert "only in" in text and "filter keep 0.1" in text and "random keep 0.3" in text
     page = (folder / "report.html").read_text()
-    assert "beyond the spread" in page and "Only there" in page and "## Against" in (folder / "report.md").read_text()
+    assert "+5.00 beyond" in page and "Only there" in page and "## Against" in (folder / "report.md").read_text()
 
 
 def test_the_same_folder_has_no_differences(folder):
     text = write(folder, against=folder)
-    assert "beyond" not in text and "only in" not in text and "the same" in text
+    assert not re.search(r"\d beyond", text) and "only in" not in text and "+0.00 same" in text
 
 
 def test_the_command(folder, tmp_path):
@@ -203,3 +207,11 @@ def test_the_command(folder, tmp_path):
     for arguments in ((), ("nowhere",), ("out", "--against", "nowhere"), ("out", "--into", "/proc/x")):
         done = report(*arguments)
         assert done.returncode == 1 and done.stderr.count("\n") == 1 and done.stderr.startswith("prune-report: ")
+
+
+def test_a_wheel_brings_the_page(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "dist"]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"prune_cli/report/{name}" for name in ("page.html.j2", "page.css", *SCRIPTS)} <= names
