@@ -18,7 +18,7 @@ FLOORS = {
     "surgery": 6, "training": 6,
     "budget": 7, "criteria": 7, "bases": 7, "artefact": 7, "table": 7, "masked": 7, "gates": 7,
     "pruners": 8, "latency": 8, "trust": 8,
-    "pipeline": 9, "remeasure": 9,
+    "pipeline": 9, "remeasure": 9, "report": 9,
     "jobs": 10, "configs": 10,
     "cli": 11,
     "commands": 12,
@@ -38,6 +38,8 @@ KEEPERS = {
     "openvino": {"export"},
     "torch_tensorrt": {"hardware"},
     "rich": {"table"},
+    "jinja2": {"report"},
+    "markupsafe": {"report"},
 }
 SOURCES = sorted((ROOT / "prune_cli").rglob("*.py"))
 
@@ -94,6 +96,12 @@ def test_nothing_is_unpickled():
 
 def test_configs_compose_without_loading_torch():
     code = "import sys; import prune_cli.cli, prune_cli.pruners.epruner; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_report_needs_no_torch():
+    code = "import sys; import prune_cli.report.page, prune_cli.report.sheets, prune_cli.report.against"
+    code += "; sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
