@@ -1,4 +1,4 @@
-"""Configs: Hydra lives here and only here. Configs are checked as a whole before anything is built or made."""
+"""Configs: Hydra lives here, its plug-ins in engines/. All is checked before anything is built or made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir, version
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser, run_and_report
 from hydra.core.config_search_path import SearchPathQuery
@@ -23,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from prune_cli import engines
 from prune_cli.errors import PruneError, require
 from prune_cli.hardware import Hardware
 from prune_cli.pipeline import Experiment
@@ -44,6 +44,7 @@ def conf_dir() -> str:
 def main() -> None:
     """The console script."""
     register_resolvers()
+    engines.register()
     arguments = get_args_parser().parse_args()
     asks = arguments.help or arguments.hydra_help or arguments.info or arguments.cfg
     if not asks and not arguments.shell_completion:
@@ -139,12 +140,13 @@ def preflight(arguments: Any) -> None:
 
 
 def _jobs(arguments: Any, loader: Any) -> list[list[str]]:
-    """The overrides of every job of the command: one, or those of a sweep."""
+    """The overrides of every job of the command: one, or those of a sweep, or those that show what a search may try."""
     if not (arguments.multirun or "hydra.mode=MULTIRUN" in arguments.overrides):
         return [arguments.overrides]
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides=arguments.overrides)
-    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return [list(map(str, job)) for batch in batches for job in batch]
+    name = arguments.config_name or "config"
+    whole = loader.load_configuration(name, arguments.overrides, run_mode=RunMode.MULTIRUN)
+    engines.check(whole.hydra)
+    return engines.jobs(whole.hydra.sweeper, arguments.overrides, loader)
 
 
 def _check_job(name: str, overrides: list[str]) -> str:

@@ -17,15 +17,17 @@ FLOORS = {
     "surgery": 5, "training": 5,
     "budget": 6, "criteria": 6, "bases": 6, "artefact": 6, "table": 6, "masked": 6, "gates": 6,
     "pruners": 7, "latency": 7, "trust": 7,
-    "pipeline": 8, "remeasure": 8,
+    "pipeline": 8, "remeasure": 8, "engines": 8,
     "cli": 9,
     "commands": 10,
     "__init__": 11,
 }  # fmt: skip
 # Only these rooms may import these libraries.
 KEEPERS = {
-    "hydra": {"cli"},
-    "omegaconf": {"cli"},
+    "hydra": {"cli", "engines"},
+    "omegaconf": {"cli", "engines"},
+    "optuna": {"engines"},
+    "ray": {"engines"},
     "fvcore": {"costs"},
     "sklearn": {"pruners", "data"},
     "scipy": {"hardware"},
@@ -90,8 +92,12 @@ def test_nothing_is_unpickled():
         assert "weights_only=False" not in text and "allow_pickle" not in text and "yaml.load(" not in text
 
 
-def test_configs_compose_without_loading_torch():
-    code = "import sys; import prune_cli.cli, prune_cli.pruners.epruner; sys.exit('torch' in sys.modules)"
+def test_configs_compose_without_loading_torch_or_an_engine():
+    slow = ("torch", "optuna", "ray", "submitit", "joblib")
+    code = (
+        "import sys; from prune_cli import cli, engines; import prune_cli.pruners.epruner; engines.register();"
+        f"sys.exit(any(name in sys.modules for name in {slow}))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
