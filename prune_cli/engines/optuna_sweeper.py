@@ -100,7 +100,7 @@ def _folder(done: JobReturn) -> Path:
 
 def _told(search: Search, space: Space, trials: Sequence[Trial]) -> dict[str, Any]:
     first = best(search, trials)
-    settings = {key: getattr(search, key) for key in ("sampler", "trials", "jobs", "seed", "objective", "direction")}
+    settings = {key: getattr(search, key) for key in ("sampler", "jobs", "seed", "objective", "direction")}
     return {
         "schema": SCHEMA,
         **settings,
