@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from prune_cli.engines.optuna_sweeper import OptunaSweeper, plan
 from prune_cli.engines.ray_launcher import RayLauncher
-from prune_cli.errors import require
+from prune_cli.errors import PruneError, require
 from prune_cli.host import cores
 
 # Hydra builds launchers and sweepers whose name begins so, and which it has been told of.
@@ -51,7 +51,7 @@ def check(config: DictConfig) -> None:
         config: Hydra's own part.
 
     Raises:
-        PruneError: a package or program is missing; the message says how to get it.
+        PruneError: a package or program is missing, and how to get it; a setting of ours that cannot be.
     """
     for group, node in (("hydra/launcher", config.launcher), ("hydra/sweeper", config.sweeper)):
         choice = f"{group}={config.runtime.choices[group]}"
@@ -62,6 +62,11 @@ def check(config: DictConfig) -> None:
         if target.endswith(".SlurmLauncher"):
             there = shutil.which("sbatch") is not None
             require(there, f"{choice}: there is no sbatch here; hydra/launcher=slurm_local does the same in processes")
+    if config.launcher.get("_target_") == OURS + "RayLauncher":
+        try:
+            RayLauncher(**{str(key): value for key, value in config.launcher.items() if key != "_target_"})
+        except TypeError as error:
+            raise PruneError(f"hydra.launcher: {str(error).replace('RayLauncher.__init__() ', '')}") from error
 
 
 def jobs(sweeper: DictConfig, overrides: Sequence[str], loader: Any) -> list[list[str]]:

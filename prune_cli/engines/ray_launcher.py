@@ -14,10 +14,12 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
+from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from prune_cli.errors import require, require_range
 from prune_cli.files import to_json, write_bytes
 from prune_cli.host import cores
 
@@ -33,6 +35,9 @@ class RayLauncher(Launcher):
         gpus: the same; null: as Ray finds.
         cpus_per_job: how many a job holds, and how many threads it may use.
         gpus_per_job: the same; a part such as 0.5 lets two jobs share one.
+
+    Raises:
+        PruneError: a value out of range, or more for one job than there is here.
     """
 
     def __init__(
@@ -43,20 +48,26 @@ class RayLauncher(Launcher):
         cpus_per_job: int = 1,
         gpus_per_job: float = 0,
     ) -> None:
+        if cpus is not None:
+            require_range("hydra.launcher.cpus", cpus, 1, 10_000, whole=True)
+        if gpus is not None:
+            require_range("hydra.launcher.gpus", gpus, 0, 1000, whole=True)
+        require_range("hydra.launcher.cpus_per_job", cpus_per_job, 1, 10_000, whole=True)
+        require_range("hydra.launcher.gpus_per_job", gpus_per_job, 0, 1000)
+        here = cpus or cores()
+        enough = address is not None or cpus_per_job <= here
+        require(enough, f"hydra.launcher.cpus_per_job={cpus_per_job}: Ray may use {here} processors here")
         self.address, self.cpus, self.gpus = address, cpus, gpus
-        self.options = {"num_cpus": cpus_per_job, "num_gpus": gpus_per_job, "max_retries": 0}
+        self.options: dict[str, Any] = {"num_cpus": cpus_per_job, "num_gpus": gpus_per_job, "max_retries": 0}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run a batch of jobs and return what came of them, in order. A job whose worker dies has failed, alone."""
-        import ray
-
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        if not ray.is_initialized():
-            self._start(ray)
+        ray = self._started()
         task = ray.remote(**self.options)(_job)
         constant = ray.put((self.hydra_context, self.config, self.task_function, Singleton.get_state(), os.getcwd()))
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
@@ -71,22 +82,35 @@ class RayLauncher(Launcher):
                 self._result(ray, reference, number, overrides)
                 for reference, number, overrides in zip(waiting, numbers, job_overrides, strict=True)
             ]
-        except BaseException:  # Ctrl-C: nothing that we started goes on
+        except BaseException:  # Ctrl-C: what was started ends
             ray.shutdown()
             raise
 
-    def _start(self, ray: Any) -> None:
-        """Ray ends what it started itself when this process ends."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    def _started(self) -> Any:
+        """Ray, started or joined at the first batch; it ends by itself what it started when this process ends."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # these are read while Ray is imported
+        if self.address is None:
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # whoever else reaches this machine cannot send tasks
+        import ray
+
+        if ray.is_initialized():
+            return ray
         here: dict[str, Any] = {}
         if self.address is None:
             here = {"num_cpus": self.cpus or cores(), "num_gpus": self.gpus, "include_dashboard": False}
             here["object_store_memory"] = 128 * 2**20  # configs are all that is passed
-        ray.init(address=self.address or "local", log_to_driver=False, logging_level=logging.WARNING, **here)
-        told = ray.cluster_resources()
-        log.info(
-            "Ray: %g processors, %g GPUs, on %d machines", told.get("CPU", 0), told.get("GPU", 0), len(ray.nodes())
-        )
+        try:
+            ray.init(address=self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            text = str(error).strip().split("\n")[0]
+            raise CompactHydraException(f"prune-run: hydra/launcher=ray address={self.address}: {text}") from error
+        total = ray.cluster_resources()
+        nodes, processors, gpus = len(ray.nodes()), total.get("CPU", 0), total.get("GPU", 0)
+        if self.address is None and gpus < self.options["num_gpus"]:  # the first job would wait for ever
+            asked = f"hydra.launcher.gpus_per_job={self.options['num_gpus']:g}"
+            raise CompactHydraException(f"prune-run: {asked}: Ray finds {gpus:g} GPUs here")
+        log.info("Ray: %g processors and %g GPUs, machines: %d", processors, gpus, nodes)
+        return ray
 
     def _result(self, ray: Any, reference: Any, number: int, overrides: Sequence[str]) -> JobReturn:
         try:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from prune_cli import host
+from prune_cli.engines.ray_launcher import RayLauncher
+from prune_cli.errors import PruneError
 from tests.conftest import ROOT
 from tests.test_cli import TINY, quick, results
 
@@ -206,6 +208,23 @@ def test_an_interval_needs_a_search(tmp_path):
     done = quick(tmp_path, "-m", "budget.keep=interval(0.3,0.5)")
     assert done.returncode == 1 and "choose among them by hydra/sweeper=optuna" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"cpus_per_job": 0}, "hydra.launcher.cpus_per_job must be"),
+        ({"cpus_per_job": "many"}, "hydra.launcher.cpus_per_job must be"),
+        ({"gpus_per_job": -1}, "hydra.launcher.gpus_per_job must be"),
+        ({"cpus": 0}, "hydra.launcher.cpus must be"),
+        ({"cpus": 2, "cpus_per_job": 3}, "cpus_per_job=3: Ray may use 2 processors"),
+        ({"gpus": 1.5}, "hydra.launcher.gpus must be"),
+    ],
+)
+def test_settings_of_ray_that_no_job_could_meet_are_refused(settings, message):
+    with pytest.raises(PruneError, match=message):
+        RayLauncher(**settings)
+    RayLauncher(**{**settings, "address": "auto", "cpus": None, "gpus": None, "cpus_per_job": 3, "gpus_per_job": 0.5})
 
 
 @pytest.mark.parametrize("said, granted", [("1", 1), ("2,4", 2), ("99999", None), ("", None), ("0", None), ("x", None)])
