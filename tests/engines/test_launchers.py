@@ -134,6 +134,15 @@ def test_a_search_goes_on_after_a_failed_job_and_may_find_none(tmp_path):
     assert json.loads((tmp_path / "t" / "search.json").read_text())["best"] is None
 
 
+def test_an_objective_that_is_not_there_is_one_line_after_the_first_trial(tmp_path):
+    pytest.importorskip("optuna")
+    wish = ["hydra/sweeper=optuna", "hydra.sweeper.objective=speed", "seed=0,1", "hydra.sweep.dir=s"]
+    done = run(tmp_path, "app", "-m", *wish)
+    assert done.returncode == 1 and len(results(tmp_path)) == 1
+    assert done.stderr.startswith("prune-run: hydra.sweeper.objective=speed is not in the results; these are: val_acc")
+    assert "Traceback" not in done.stderr
+
+
 def test_two_networks_at_once_share_one_dense_network(tmp_path):
     pytest.importorskip(INSTALLED["cores"])
     done = run(tmp_path, "prune-run", "-m", *LAUNCHERS["cores"], *TINY, "pruner=magnitude,random", "hydra.sweep.dir=s")
