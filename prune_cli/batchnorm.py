@@ -57,7 +57,7 @@ def _forward(norm: Any, x: Tensor) -> Tensor:
 
 def _mean(part: Tensor) -> Tensor:
     """Over the team; gradients flow back to all."""
-    return cast(Tensor, _Sum.apply(part)) / torch.distributed.get_world_size()  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Sum.apply(part)) / torch.distributed.get_world_size()
 
 
 class _Sum(torch.autograd.Function):
@@ -68,7 +68,7 @@ class _Sum(torch.autograd.Function):
         return _summed(part)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _summed(gradient)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune_cli import team
 from prune_cli.errors import PruneError, require, require_choice, require_range
-from prune_cli.host import cores
+from prune_cli.host import threads_granted
 
 if TYPE_CHECKING:
     import torch
@@ -107,14 +107,14 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def _faster_thread_count(device: torch.device) -> int:
-    """One thread or all cores, whichever runs a convolution faster at this moment.
+    """One thread or all that are granted, whichever runs a convolution faster at this moment.
 
     On a machine shared with other jobs, all cores can be many times slower than one, because every parallel
     region waits for its last thread.
     """
     import torch
 
-    available = cores()
+    available = threads_granted()
     if device.type != "cpu" or available == 1:
         return 1
     conv = torch.nn.Conv2d(64, 64, 3, padding=1)

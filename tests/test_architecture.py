@@ -18,7 +18,7 @@ FLOORS = {
     "surgery": 6, "training": 6,
     "budget": 7, "criteria": 7, "bases": 7, "artefact": 7, "table": 7, "masked": 7, "gates": 7,
     "pruners": 8, "latency": 8, "trust": 8,
-    "pipeline": 9, "remeasure": 9, "report": 9,
+    "pipeline": 9, "remeasure": 9, "report": 9, "engines": 9,
     "jobs": 10, "configs": 10,
     "cli": 11,
     "commands": 12,
@@ -26,8 +26,10 @@ FLOORS = {
 }  # fmt: skip
 # Only these rooms may import these libraries.
 KEEPERS = {
-    "hydra": {"cli", "configs"},
-    "omegaconf": {"cli", "configs"},
+    "hydra": {"cli", "configs", "engines"},
+    "omegaconf": {"cli", "configs", "engines"},
+    "optuna": {"engines"},
+    "ray": {"engines"},
     "fvcore": {"costs"},
     "sklearn": {"pruners", "data"},
     "scipy": {"hardware"},
@@ -94,8 +96,12 @@ def test_nothing_is_unpickled():
         assert "weights_only=False" not in text and "allow_pickle" not in text and "yaml.load(" not in text
 
 
-def test_configs_compose_without_loading_torch():
-    code = "import sys; import prune_cli.cli, prune_cli.pruners.epruner; sys.exit('torch' in sys.modules)"
+def test_configs_compose_without_loading_torch_or_an_engine():
+    slow = ("torch", "optuna", "ray", "submitit", "joblib")
+    code = (
+        "import sys; from prune_cli import cli, engines; import prune_cli.pruners.epruner; engines.register();"
+        f"sys.exit(any(name in sys.modules for name in {slow}))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
