@@ -23,7 +23,7 @@ FLOORS = {
     "jobs": 11, "configs": 11,
     "cli": 12,
     "commands": 13,
-    "__init__": 14,
+    "__init__": 14, "__main__": 14,
 }  # fmt: skip
 # Only these rooms may import these libraries.
 KEEPERS = {
