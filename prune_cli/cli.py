@@ -87,6 +87,9 @@ def job(config: DictConfig) -> str:
     if one:
         try:
             jobs.carry_out(made)
+        except (PruneError, OSError) as error:
+            jobs.note_failure(made, str(error))
+            _end(error)
         finally:
             team.disband()
     elif not jobs.adopt(made):

@@ -146,6 +146,8 @@ def _link(source: Path, target: Path) -> None:
 
 def note_failure(job: Job, reason: str) -> None:
     """Leave word in the job's folder, for reports."""
+    if not team.is_first():
+        return
     said = {
         "schema": 1,
         "reason": reason,
