@@ -1,8 +1,10 @@
 """A training that is interrupted after any of its steps goes on to the bits of one that was not."""
 
+import copy
 import os
 import signal
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from prune_cli.training.recipe import Recipe
 
 STEPS = 24  # three epochs of eight steps
 SGD = Recipe(epochs=3, batch=8, lr=0.05)
+DTYPES = [torch.float32, torch.bfloat16]
 ADAMW = Recipe(epochs=3, batch=8, lr=0.01, optimizer="adamw", schedule="constant")
 
 
@@ -38,8 +41,16 @@ def signals():
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    flipped = Synthetic("synthetic", [0.5] * 3, [0.25] * 3, images=80, size=16, crop=2, flip=True)
-    return flipped.load(tmp_path_factory.mktemp("cache"))
+    flipped = Synthetic("synthetic", [0.5] * 3, [0.25] * 3, images=92, size=16, crop=2, flip=True)
+    data = flipped.load(tmp_path_factory.mktemp("cache"))
+    assert len(data.train) // SGD.batch * SGD.epochs == STEPS
+    return data
+
+
+@cache
+def untrained():
+    torch.manual_seed(3)
+    return trace(CifarResNet(8, 4, width=0.25), (3, 16, 16))
 
 
 class Plain:
@@ -53,12 +64,13 @@ class Plain:
 
 
 METHODS = {"sgd": Plain(SGD), "adamw": Plain(ADAMW), "csgd": CSgd(SGD), "chipnet": ChipNet(ADAMW)}
+QUICK = ["sgd", "adamw", "csgd"]
 
 
 def carry_out(method, data, place):
     """All that a method's training gives, as it would look in a process of its own."""
+    network = copy.deepcopy(untrained())
     torch.manual_seed(3)
-    network = trace(CifarResNet(8, len(data.classes), width=0.25), data.shape)
     given = method.plan(network, data, Budget(), place, 0)
     curve = [replace(epoch, seconds=0.0) for epoch in given] if isinstance(given, list | tuple) else given
     return curve, {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
@@ -84,12 +96,14 @@ def interrupt_after(monkeypatch, count):
     monkeypatch.setattr(loop, "_step", step)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("steps", [[8], pytest.param(range(1, STEPS + 1), marks=pytest.mark.slow)], ids=["one", "all"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", METHODS)
-def test_interrupted_after_any_step(tmp_path, monkeypatch, signals, digits, name, dtype):
+def test_interrupted_after_any_step(tmp_path, monkeypatch, signals, digits, name, dtype, steps):
+    """One at a time; after the last step of an epoch too, before it has ended."""
     place = Place(torch.device("cpu"), dtype, channels_last=True, threads=1)
     expected = carry_out(METHODS[name], digits, place)
-    for count in range(1, STEPS + 1):
+    for count in steps:
         place = replace(place, journal=Journal(tmp_path / str(count)))
         interruption.heed()
         with monkeypatch.context() as patch, pytest.raises(Interrupted):
@@ -99,10 +113,11 @@ def test_interrupted_after_any_step(tmp_path, monkeypatch, signals, digits, name
         assert_same(carry_out(METHODS[name], digits, place), expected)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_interrupted_after_every_step(tmp_path, monkeypatch, signals, digits, name):
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", [*QUICK, pytest.param("chipnet", marks=pytest.mark.slow)])
+def test_interrupted_after_every_step(tmp_path, monkeypatch, signals, digits, name, dtype):
     """One step at each call, and between them other random numbers are drawn: nothing but the journal is used."""
-    place = Place(torch.device("cpu"), torch.float32, channels_last=True, threads=1)
+    place = Place(torch.device("cpu"), dtype, channels_last=True, threads=1)
     expected = carry_out(METHODS[name], digits, place)
     place = replace(place, journal=Journal(tmp_path))
     for _ in range(STEPS):
