@@ -57,6 +57,22 @@ def _forward(norm: Any, x: Tensor) -> Tensor:
 
 def _mean(part: Tensor) -> Tensor:
     """Over the team; gradients flow back to all."""
-    from torch.distributed.nn.functional import all_reduce
+    return cast(Tensor, _Sum.apply(part)) / torch.distributed.get_world_size()
 
-    return cast(Tensor, all_reduce(part)) / torch.distributed.get_world_size()  # type: ignore[no-untyped-call]
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; what flows back is the sum of what each has to say."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        return _summed(part)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _summed(gradient)
+
+
+def _summed(part: Tensor) -> Tensor:
+    total = part.clone(memory_format=torch.contiguous_format)
+    torch.distributed.all_reduce(total)
+    return total

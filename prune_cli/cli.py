@@ -1,4 +1,4 @@
-"""Configs: Hydra lives here and only here. Configs are checked as a whole before anything is built or made."""
+"""Configs: Hydra lives here, its plug-ins in engines/. All is checked before anything is built or made."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, version
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser, run_and_report
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from prune_cli import jobs, team
+from prune_cli import engines, jobs, team
 from prune_cli.configs import conf_dir, experiment_of
 from prune_cli.errors import PruneError, require
 from prune_cli.interruption import Interrupted, heed
@@ -44,6 +42,7 @@ def main() -> None:
 
 
 def _main() -> None:
+    engines.register()
     arguments = get_args_parser().parse_args()
     asks = arguments.help or arguments.hydra_help or arguments.info or arguments.cfg or arguments.shell_completion
     sweep = None if asks else run_and_report(lambda: _refuse_early(arguments))
@@ -86,7 +85,10 @@ def job(config: DictConfig) -> str:
         rerun=bool(config.rerun),
     )
     if one:
-        jobs.carry_out(made)
+        try:
+            jobs.carry_out(made)
+        finally:
+            team.disband()
     elif not jobs.adopt(made):
         logs = OmegaConf.to_container(settings.job_logging, resolve=True)
         assert isinstance(logs, dict)
@@ -100,14 +102,18 @@ def _config_folder(settings: Any) -> list[str]:
 
 
 def _conclude(sweep: Path) -> None:
-    """The end of a sweep: what it found, and what went wrong.
+    """The end of a sweep: one table of all its runs, and what went wrong.
 
     Raises:
         PruneError: some jobs failed; named with their reasons and logs.
     """
+    from prune_cli import report
+
     failed = jobs.failures(sweep)
+    if any(sweep.rglob("result.json")):
+        print(report.terminal(sweep))
     lines = [f"{folder}: {reason}; log: {folder / 'prune-run.log'}" for folder, reason in failed.items()]
-    require(not failed, f"{len(failed)} jobs of {sweep} failed; the others are done\n" + "\n".join(lines))
+    require(not failed, "\n".join([f"{len(lines)} of the jobs in {sweep} failed:", *lines]))
 
 
 def _end(error: Exception, program: str = "prune-run") -> NoReturn:
@@ -163,12 +169,13 @@ def _is_sweep(arguments: Any) -> bool:
 
 
 def _jobs(arguments: Any, loader: Any) -> list[list[str]]:
-    """The overrides of every job of the command: one, or those of a sweep."""
+    """The overrides of every job of the command: one, or those of a sweep, or those that show what a search may try."""
     if not _is_sweep(arguments):
         return [arguments.overrides]
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides=arguments.overrides)
-    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return [list(map(str, job)) for batch in batches for job in batch]
+    name = arguments.config_name or "config"
+    whole = loader.load_configuration(name, arguments.overrides, run_mode=RunMode.MULTIRUN)
+    engines.check(whole.hydra)
+    return engines.jobs(whole.hydra.sweeper, arguments.overrides, loader)
 
 
 def _check_job(name: str, overrides: list[str]) -> tuple[str, str]:

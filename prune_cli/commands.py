@@ -81,10 +81,38 @@ def _export(folder: Path, kinds: Sequence[str], trust: Sequence[str]) -> None:
         print(f"{files}: {made.bytes / 1e6:.2f} MB, outputs differ from PyTorch's by {made.error:.0e}")
 
 
-def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+def report() -> None:
+    """The console script `prune-report`."""
+    parser = _parser(
+        "prune-report",
+        "Put all results below a folder into one report: report.html (one file, no network needed), report.md, "
+        "results.csv, and tables in the terminal.",
+        "examples:\n  prune-report\n  prune-report outputs/sweeps/2026-01-31_12-00-00-000000 --into paper\n"
+        "  prune-report outputs --against /data/last-week/outputs",
+        trust=False,
+    )
+    parser.add_argument("folder", nargs="?", metavar="DIR", type=Path, default=Path("outputs"),
+                        help="searched at any depth (default: outputs)")  # fmt: skip
+    parser.add_argument("--into", metavar="FOLDER", type=Path, help="where the files go (default: DIR)")
+    parser.add_argument("--against", metavar="OTHER_DIR", type=Path, help="tell the differences to the runs there")
+    arguments = parser.parse_args()
+
+    from prune_cli.cli import interruptible
+
+    interruptible("prune-report", lambda: _report(arguments.folder, arguments.into, arguments.against))
+
+
+def _report(folder: Path, into: Path | None, against: Path | None) -> None:
+    from prune_cli.report import write
+
+    print(write(folder, into, against))
+
+
+def _parser(name: str, description: str, examples: str, trust: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=name, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE",
-                        help="package whose classes may be imported, for runs with model._target_=...")  # fmt: skip
+    if trust:
+        parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE",
+                            help="package whose classes may be imported, for runs with model._target_=...")  # fmt: skip
     return parser

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune_cli import team
 from prune_cli.errors import PruneError, require, require_choice, require_range
-from prune_cli.host import cores
+from prune_cli.host import threads_granted
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ class Compute:
             require_range("compute.threads", self.threads, 1, 1024, whole=True)
 
     def resolve(self) -> Place:
-        """Decide, and set the process's thread count.
+        """Decide, set the process's thread count, and meet the other processes of a team.
 
         Raises:
             PruneError: the device asked for is not there.
@@ -46,6 +47,8 @@ class Compute:
         device = torch.device(
             ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         )
+        if device.type == "cuda" and device.index is None and team.launched():
+            device = torch.device("cuda", team.local_rank())
         if device.type == "cuda" and (
             not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
         ):
@@ -53,6 +56,7 @@ class Compute:
         bf16 = self.precision == "bf16" or (self.precision == "auto" and has_fast_bf16(device))
         threads = self.threads if isinstance(self.threads, int) else _faster_thread_count(device)
         torch.set_num_threads(threads)
+        team.assemble(device)
         return Place(device, torch.bfloat16 if bf16 else torch.float32, self.layout != "nchw", threads)
 
 
@@ -87,7 +91,8 @@ class Place:
     def describe(self) -> dict[str, Any]:
         precision = str(self.dtype).removeprefix("torch.")
         layout = "channels_last" if self.channels_last else "nchw"
-        return {"device": str(self.device), "precision": precision, "layout": layout, "threads": self.threads}
+        return {"device": str(self.device), "precision": precision, "layout": layout, "threads": self.threads,
+                "processes": team.size()}  # fmt: skip
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -102,14 +107,14 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def _faster_thread_count(device: torch.device) -> int:
-    """One thread or all cores, whichever runs a convolution faster at this moment.
+    """One thread or all that are granted, whichever runs a convolution faster at this moment.
 
     On a machine shared with other jobs, all cores can be many times slower than one, because every parallel
     region waits for its last thread.
     """
     import torch
 
-    available = cores()
+    available = threads_granted()
     if device.type != "cpu" or available == 1:
         return 1
     conv = torch.nn.Conv2d(64, 64, 3, padding=1)

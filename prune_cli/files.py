@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,8 @@ def slug(text: str) -> str:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data` at once: readers see the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not by the process's number: on a shared folder two machines may have the same.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with undisturbed():
         try:
             with open(temporary, "wb") as file:

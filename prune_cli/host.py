@@ -44,6 +44,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_granted() -> int:
+    """How many threads this process may keep busy: its processors, or fewer if whatever started it said so.
+
+    joblib, Slurm's launcher and Ray tell their workers by OMP_NUM_THREADS.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(cores(), int(said)) if said.isdecimal() and int(said) > 0 else cores()
+
+
 def busy_seconds() -> float:
     """Seconds of work that all processors of the machine have done since it started, or had taken away by its host."""
     times = psutil.cpu_times()

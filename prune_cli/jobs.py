@@ -21,11 +21,14 @@ from typing import Any
 
 from prune_cli import team
 from prune_cli.errors import PruneError
+from prune_cli.experiment import Experiment
 from prune_cli.files import SUMS, locked, read_sealed, sweep, to_json, write_bytes
 from prune_cli.hardware.process import context, end_with_parent
 from prune_cli.interruption import Interrupted, heed, pass_on
 from prune_cli.journal import Journal
-from prune_cli.pipeline import Experiment, run
+from prune_cli.pipeline import run
+from prune_cli.record import Record
+from prune_cli.tracking import Tracking
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
@@ -99,16 +102,30 @@ def carry_out(job: Job) -> None:
                 job.pointer.unlink(missing_ok=True)
                 journal.clear()
             journal.write("folders", written)
-        record = run(job.experiment, job.out, job.config, journal=journal, command=job.command)
+        record = _watched(job, journal)
         failed = [f"{target}: {reason}" for target, reason in record.benchmarks[0].failed.items()]
         if failed:  # the networks are kept, so that the same command repeats only what went wrong
             raise PruneError(f"{'; '.join(failed)}; everything else is in {job.out}")
-        if team.is_first():
-            folder = os.path.relpath(job.out.resolve(), job.shelf.resolve())  # outputs may be moved as a whole
-            write_bytes(job.pointer, to_json({"folder": folder}))
-            (job.out / FAILED).unlink(missing_ok=True)
-            journal.clear()
+        if not team.is_first():
+            return
+        folder = os.path.relpath(job.out.resolve(), job.shelf.resolve())  # outputs may be moved as a whole
+        write_bytes(job.pointer, to_json({"folder": folder}))
+        (job.out / FAILED).unlink(missing_ok=True)
+        journal.clear()
     log.info("%s\nresults: %s", (job.out / "table.txt").read_text().rstrip(), job.out)
+
+
+def _watched(job: Job, journal: Journal) -> Record:
+    """The run, while other programs are shown how it goes."""
+    tracking = job.experiment.tracking if team.is_first() else Tracking(tensorboard=False)
+    names = job.experiment.names
+    name = f"{names['pruner']} {names['model']} {names['dataset']} {job.experiment.identity}"
+    with tracking.watchers(job.out, name, job.config) as watchers:
+        told = Journal(journal.folder, watchers)
+        record = run(job.experiment, job.out, job.config, journal=told, command=job.command)
+        for watcher in watchers:
+            watcher.end(record.summary)
+    return record
 
 
 def adopt(job: Job) -> bool:

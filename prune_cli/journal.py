@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,9 @@ from prune_cli.files import sha256, slug, to_safetensors, write_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from prune_cli.record import Epoch
+    from prune_cli.tracking import Watcher
+
 log = logging.getLogger(__name__)
 SHARE = 0.05  # of the time that writing may take
 TENSOR = "$tensor"
@@ -26,12 +29,20 @@ Value = Any  # dictionaries (with words as keys) and lists of tensors and of wha
 
 
 class Journal:
-    """A folder of stages under way."""
+    """A folder of stages under way, and those who want to be told of every epoch."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, watchers: Sequence[Watcher] = ()) -> None:
+        self.folder, self.watchers = folder, watchers
         self._written = -float("inf")  # when a stage was last written
         self._cost = 0.0  # seconds which that took
+
+    def elsewhere(self, folder: Path) -> Journal:
+        """A journal of work that others may go on with, with the same watchers."""
+        return Journal(folder, self.watchers)
+
+    def tell(self, stage: str, epoch: Epoch) -> None:
+        for watcher in self.watchers:
+            watcher.epoch(stage, epoch)
 
     def read(self, stage: str) -> Value | None:
         """How far a stage has come; None if nothing is known of it. A damaged file is told of and counts as none."""

@@ -157,6 +157,20 @@ def short(number: float) -> str:
     return f"{number:.0f}"
 
 
+def sections(title: str, headings: Sequence[str], parts: Sequence[Sequence[Sequence[str]]], words: int = 1) -> str:
+    """A table in parts with a line between them; the first `words` columns are text. Cells are shown as they are."""
+    from rich.text import Text
+
+    table = _table(title, *headings)
+    for position, column in enumerate(table.columns):
+        column.justify = "left" if position < words else "right"
+    for rows in parts:
+        for cells in rows:
+            table.add_row(*(Text(cell) for cell in cells))
+        table.add_section()
+    return _text(table).rstrip()
+
+
 def _table(title: str, *headings: str) -> Any:
     """The first column is text, the others are numbers."""
     from rich import box

@@ -50,22 +50,23 @@ def assemble(device: torch.device) -> None:
 
 def disband() -> None:
     """Leave the team in order, at the end of a run."""
-    import torch.distributed as dist
+    if launched():
+        import torch.distributed as dist
 
-    if size() > 1:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def size() -> int:
+    if not launched():
+        return 1
     import torch.distributed as dist
 
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    import torch.distributed as dist
-
-    return dist.get_rank() if size() > 1 else 0
+    return int(os.environ["RANK"]) if size() > 1 else 0
 
 
 def agree(decide: Callable[[], Result]) -> Result:
@@ -134,4 +135,4 @@ def share(model: nn.Module, batch: int, title: str) -> tuple[nn.Module, Abstract
 
     from prune_cli.batchnorm import synchronised
 
-    return DistributedDataParallel(model, broadcast_buffers=False), synchronised(model)
+    return DistributedDataParallel(model), synchronised(model)

@@ -21,7 +21,7 @@ def get(store, model=None, parts=None, name="net"):
     calls = []
     model = model or nn.Linear(4, 2)
 
-    def train():
+    def train(journal):
         calls.append(1)
         nn.init.constant_(model.weight, 7.0)
         return FIT
@@ -75,7 +75,7 @@ def test_a_damaged_entry_is_an_error_and_nothing_is_trained(tmp_path, file):
 
 
 def test_a_training_that_fails_leaves_nothing(tmp_path):
-    def fails():
+    def fails(journal):
         raise PruneError("diverged")
 
     with pytest.raises(PruneError):

@@ -7,10 +7,12 @@ from fnmatch import fnmatchcase
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune_cli import cli
+from prune_cli import configs
+from prune_cli.engines.space import space_of
 from prune_cli.errors import PruneError
 from tests.conftest import ROOT
 
@@ -26,16 +28,11 @@ COMMANDS = sorted({
 })  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def resolver():
-    cli.register_resolvers()
-
-
 def experiment(*overrides):
-    with initialize_config_dir(cli.conf_dir(), version_base="1.3"):
+    with initialize_config_dir(configs.conf_dir(), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(config)
-        return cli.experiment_of(config, overrides, config.hydra.runtime.choices)
+        return configs.experiment_of(config, overrides, config.hydra.runtime.choices)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -75,14 +72,21 @@ def test_every_command_in_the_documents_composes(command, tmp_path):
     words = [w for w in shlex.split(command, comments=True)[1:] if w != "-m"]
     if any(word.startswith("--") for word in words):
         pytest.skip("asks Hydra, not for a run")
-    words = [f"{w.split('=')[0]}={w.split('=')[1].split(',')[0]}" if "," in w and "[" not in w else w for w in words]
+    words = first_job(words)
     (tmp_path / "weights.pth").touch()
     (tmp_path / "plan.json").write_text('{"edits": []}')
     stand_ins = {"dataset.root": tmp_path, "model.checkpoint": tmp_path / "weights.pth", "plan": tmp_path}
     words = [f"{key}={stand_ins[key]}" if (key := w.split("=")[0]) in stand_ins else w for w in words]
     if "trust" in command:
         words = [re.sub(r"^(model._target_|trust)=.*", lambda m: f"{m[1]}={swap(m[1])}", w) for w in words]
-    experiment(*[w for w in words if not w.startswith(("hydra.", "+model."))])
+    experiment(*[w for w in words if not w.startswith(("hydra.run.", "hydra.sweep.", "+model."))])
+
+
+def first_job(words):
+    """Of a sweep or a search, the job with the first of all values."""
+    parsed = OverridesParser.create().parse_overrides(words)
+    sweep = any(override.is_sweep_override() for override in parsed)
+    return list(next(space_of(parsed).corners())) if sweep else words
 
 
 def swap(key):

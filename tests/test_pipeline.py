@@ -130,7 +130,7 @@ def test_load_notices_damage(finished, tmp_path, file):
 
 def test_every_file_is_sealed(finished):
     folder = finished[0] / "run"
-    names = {"model.safetensors", "architecture.json", "plan.json", "result.json"}
+    names = {"model.safetensors", "architecture.json", "plan.json", "table.txt", "result.json"}
     assert {p.name for p in folder.iterdir()} == {*names, SUMS}
     assert all(read_sealed(folder, name) for name in names)
 

@@ -94,8 +94,7 @@ def _sample(target: Hardware, call: Call, x: Any, repeats: int) -> tuple[float, 
     wall = target.seconds_of(call, x, repeats)
     elapsed = time.perf_counter() - start
     longest = max((waited - before.get(thread, 0.0) for thread, waited in _waited().items()), default=0.0)
-    # What was computed took some time: the two clocks may say otherwise, and that time would be divided by.
-    return 1000 * wall, 1000 * (time.process_time() - cpu) / repeats, min(0.99, longest / elapsed)
+    return 1000 * wall, 1000 * (time.process_time() - cpu) / repeats, min(1.0, longest / elapsed)
 
 
 def _waited() -> dict[str, float]:

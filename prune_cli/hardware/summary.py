@@ -39,8 +39,13 @@ def _pair(own: Lap, dense: Lap, threads: int) -> tuple[Array, Array]:
     if clean.sum() >= min(ENOUGH, len(clean)):
         return own.wall[clean], dense.wall[clean]
     if threads == 1:  # what a single thread waited for can be taken off
-        return own.wall * (1 - own.waited), dense.wall * (1 - dense.waited)
+        return _worked(own), _worked(dense)
     return own.wall, dense.wall
+
+
+def _worked(lap: Lap) -> Array:
+    """Milliseconds without the waiting; the kernel's figure may be a little late and exceed the time itself."""
+    return lap.wall * (1 - np.minimum(lap.waited, 0.99))
 
 
 def centre(ratios: Sequence[Array]) -> float:

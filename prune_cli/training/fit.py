@@ -118,6 +118,8 @@ class _Training:
             return
         self.now = restore(state, self.model, self.optimizer, self.place, self.hooks.memory, self.title)
         self.before = self.now.seconds
+        for epoch in self.now.curve:
+            self._tell(epoch)
         if self.now.epoch < self.recipe.epochs:
             log.info("%s: goes on after epoch %d, step %d", self.title, self.now.epoch, self.now.steps)
 
@@ -150,6 +152,7 @@ class _Training:
             self.now.epoch, self.now.steps, self.now.total = epoch + 1, 0, 0.0
             if self.place.journal and (self.place.journal.is_due() or epoch + 1 == self.recipe.epochs):
                 self._keep()
+        self._tell(self.now.curve[-1])
         left = self._seconds() / (epoch + 1) * (self.recipe.epochs - epoch - 1)
         log.info("%s: epoch %d/%d  loss %.4f  val %.2f%%  %.0f img/s  %s left", self.title, epoch + 1,
                  self.recipe.epochs, loss, 100 * accuracy, self.steps * batch / seconds, clock(left))  # fmt: skip
@@ -166,6 +169,10 @@ class _Training:
 
     def _seconds(self) -> float:
         return self.before + time.perf_counter() - self.began
+
+    def _tell(self, epoch: Epoch) -> None:
+        if self.place.journal:
+            self.place.journal.tell(self.title, epoch)
 
     def _keep(self) -> None:
         if self.place.journal and team.rank() == 0:

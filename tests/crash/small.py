@@ -6,14 +6,15 @@ from pathlib import Path
 from prune_cli.budget import Budget
 from prune_cli.compute import Compute
 from prune_cli.data import Synthetic
+from prune_cli.experiment import Experiment
 from prune_cli.files import read_sealed, sha256
 from prune_cli.hardware.eager import Eager
 from prune_cli.jobs import Job
 from prune_cli.models import CifarResNet
-from prune_cli.pipeline import Experiment
 from prune_cli.pruners.chipnet import ChipNet
 from prune_cli.pruners.csgd import CSgd
 from prune_cli.pruners.epruner import EPruner
+from prune_cli.tracking import Tracking
 from prune_cli.training.recipe import Recipe
 
 OWN = {"epochs": 2, "batch": 16}  # of a method's own training
@@ -43,6 +44,7 @@ def small_job(outputs, out, pruner):
         compute=Compute(threads=1, precision="fp32"),
         names={"dataset": "synthetic", "model": "resnet8", "pruner": pruner},
         outputs=str(outputs),
+        tracking=Tracking(tensorboard=False),
     )
     return Job(experiment, Path(outputs) / out, {}, ["prune-run"])
 

@@ -60,3 +60,8 @@ def test_a_single_process_has_the_interval_of_its_rounds():
     ratios = [np.random.default_rng(0).normal(1, 0.1, 31)]
     low, high = interval(ratios)
     assert low < centre(ratios) < high and high - low < 0.2
+
+
+def test_samples_that_did_nothing_but_wait_still_give_a_ratio():
+    row = summarise(1, [lap([3, 3], 1.0)] * 2, [lap([4, 4], 1.0)] * 2, threads=1)
+    assert row.ratio == 0.75
