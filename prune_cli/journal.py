@@ -46,11 +46,11 @@ class Journal:
 
     def read(self, stage: str) -> Value | None:
         """How far a stage has come; None if nothing is known of it. A damaged file is told of and counts as none."""
-        from safetensors.torch import load
-
         path = self._path(stage)
         if not path.is_file():
             return None
+        from safetensors.torch import load
+
         digest, _, rest = path.read_bytes().partition(b"\n")
         if digest != sha256(rest).encode():
             log.warning("%s is damaged: this stage begins anew", path)
@@ -88,7 +88,8 @@ def _empty(value: Value, tensors: dict[str, Tensor]) -> Value:
         return [_empty(inner, tensors) for inner in value]
     if hasattr(value, "detach"):
         number = str(len(tensors))
-        tensors[number] = value
+        shares = value.untyped_storage().data_ptr() in {t.untyped_storage().data_ptr() for t in tensors.values()}
+        tensors[number] = value.detach().clone() if shares else value  # safetensors refuses memory that is shared
         return {TENSOR: number}
     return value
 

@@ -144,7 +144,8 @@ class _Training:
         if self.hooks.after_epoch:
             self.hooks.after_epoch(epoch + 1)
         accuracy = evaluate(self.model, data.val, self.place)
-        loss, lr = self.now.total / self.steps, self.optimizer.param_groups[0]["lr"]
+        loss, peak = self.now.total / self.steps, self.optimizer.param_groups[0]["peak"]
+        lr = peak * self.recipe.rate(epoch + (self.steps - 1) / self.steps)  # of the last step, also if it was resumed
         seconds = self._seconds() - sum(e.seconds for e in self.now.curve)
         with undisturbed():
             self.now.curve.append(Epoch(epoch + 1, loss, accuracy, lr, round(seconds, 3)))
