@@ -62,7 +62,7 @@ class Journal:
         start = time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
-        text = json.dumps(_empty(value, tensors), allow_nan=False).encode()
+        text = json.dumps(_empty(value, tensors, set()), allow_nan=False).encode()
         rest = text + b"\n" + to_safetensors(tensors)
         write_bytes(self._path(stage), sha256(rest).encode() + b"\n" + rest)
         self._written = time.perf_counter()
@@ -80,16 +80,17 @@ class Journal:
         return self.folder / f"{slug(stage)}.state"
 
 
-def _empty(value: Value, tensors: dict[str, Tensor]) -> Value:
-    """The value with references instead of tensors, which are collected."""
+def _empty(value: Value, tensors: dict[str, Tensor], memory: set[int]) -> Value:
+    """The value with references instead of tensors, which are collected, with the addresses of their memory."""
     if isinstance(value, Mapping):
-        return {key: _empty(inner, tensors) for key, inner in value.items()}
+        return {key: _empty(inner, tensors, memory) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_empty(inner, tensors) for inner in value]
+        return [_empty(inner, tensors, memory) for inner in value]
     if hasattr(value, "detach"):
-        number = str(len(tensors))
-        shares = value.untyped_storage().data_ptr() in {t.untyped_storage().data_ptr() for t in tensors.values()}
-        tensors[number] = value.detach().clone() if shares else value  # safetensors refuses memory that is shared
+        number, address = str(len(tensors)), value.untyped_storage().data_ptr()
+        # Safetensors refuses memory that is shared.
+        tensors[number] = value.detach().clone() if address in memory else value
+        memory.add(address)
         return {TENSOR: number}
     return value
 
