@@ -42,8 +42,11 @@ def assemble(device: torch.device) -> None:
     """Meet the others, if there are any: gloo on the CPU, NCCL on GPUs."""
     if not launched():
         return
+    import torch
     import torch.distributed as dist
 
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         if not is_first():
