@@ -129,7 +129,7 @@ function honest(chosen) {
   svg.append(line(x(0), y(0), x(end), y(end), { "stroke-dasharray": "5 5", "stroke-opacity": 0.55 }));
   svg.append(words(0, 0, "time falls as MACs do", {
     "font-size": 12.5, "fill-opacity": 0.75, "text-anchor": "middle",
-    transform: `translate(${x(0.2)} ${y(0.2) + 17}) rotate(${(Math.atan2(y(1) - y(0), x(1) - x(0)) * 180) / Math.PI})`,
+    transform: `translate(${x(0.2)} ${y(0.2) + 21}) rotate(${(Math.atan2(y(1) - y(0), x(1) - x(0)) * 180) / Math.PI})`,
   }));
   threads(svg, rows, chosen, ({ row, latency }) => [x(row.macs[0]), y(latency[0])]);
   for (const { row, latency: [, low, high] } of rows)
