@@ -129,7 +129,8 @@ class RayLauncher(Launcher):
         with open_dict(config):
             config.hydra.runtime.output_dir = str(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / "failed.json", to_json({"reason": f"the worker died: {reason}"}))
+        said = {"schema": 1, "reason": f"the worker died: {reason}", "command": ["prune-run", *overrides]}
+        write_bytes(folder / "failed.json", to_json(said))
         log.error("\t#%d : the worker died: %s", number, reason)
         done = JobReturn(overrides=overrides, hydra_cfg=config, status=JobStatus.COMPLETED)
         done.return_value = str(folder)

@@ -13,8 +13,6 @@ from prune_cli import cli, engines
 from prune_cli.files import seal, to_json
 from prune_cli.host import threads_granted
 
-cli.register_resolvers()  # as in prune_cli.cli, workers get them by importing this module
-
 
 def job(config):
     """Seed 13 takes its process with it; others are as accurate as the part they keep, if their rate is right."""

@@ -79,7 +79,8 @@ def test_a_worker_of_ray_that_dies_takes_no_other_job_with_it(tmp_path):
     pytest.importorskip("ray")
     done = run(tmp_path, "app", "-m", *LAUNCHERS["ray"], "seed=0,13,1", "hydra.sweep.dir=sweep")
     assert [result["seen"]["seed"] for result in results(tmp_path / "sweep")] == [0, 1], done.stderr
-    assert "the worker died" in json.loads((tmp_path / "sweep" / "1" / "failed.json").read_text())["reason"]
+    told = json.loads((tmp_path / "sweep" / "1" / "failed.json").read_text())
+    assert "the worker died" in told["reason"] and told["command"] == ["prune-run", "seed=13"]
     assert "#1 : the worker died" in done.stdout and "Traceback" not in done.stdout + done.stderr
 
 
