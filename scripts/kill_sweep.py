@@ -17,7 +17,7 @@ from pathlib import Path
 
 SWEEP = [
     "-m", "pruner=epruner,layerprune,lfe,csgd,chipnet", "budget.keep=0.7,0.5,0.3", "seed=0,1",
-    "model=resnet20", "model.width=0.25", "dataset=digits", "pruner_recipe=null", "train.epochs=3", "finetune.epochs=2",
+    "model=resnet20", "model.width=0.25", "dataset=digits", "train.epochs=3", "finetune.epochs=2",
     "compute.threads=1", "benchmark.processes=2", "benchmark.rounds=4", "benchmark.seconds=0.2",
 ]  # fmt: skip
 
