@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,18 +38,18 @@ def points_of(calls):
 def crash(folder, pruners, first=0):
     """Crash the run of each pruner at every so many points; what is said of each pruner, and of each point."""
     shim = compiled(folder)
-    (folder / "tmp").mkdir()
-    environment = {**os.environ, "LD_PRELOAD": str(shim), "SHIM": str(shim), "TMPDIR": str(folder / "tmp")}
     wish = {"folder": str(folder), "pruners": pruners, "first": first}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.crash.driver"],
-        input=json.dumps(wish) + "\n",
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # Processes that crash leave temporary files; sockets lie there too, and their paths must be short.
+    with tempfile.TemporaryDirectory(prefix="crash-") as temporary:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.crash.driver"],
+            input=json.dumps(wish) + "\n",
+            cwd=ROOT,
+            env={**os.environ, "LD_PRELOAD": str(shim), "SHIM": str(shim), "TMPDIR": temporary},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return [line for line in lines if "calls" in line], [line for line in lines if "calls" not in line]

@@ -41,6 +41,7 @@ def test_what_was_kept_is_read_back_and_memory_may_be_shared(kept):
 def test_every_flipped_bit_of_a_journal_is_noticed(kept, caplog):
     journal, path, data = kept
     chosen = random.Random(0)
+    caplog.set_level(logging.WARNING)
     for _ in range(300):
         damaged = bytearray(data)
         damaged[chosen.randrange(len(data))] ^= 1 << chosen.randrange(8)
