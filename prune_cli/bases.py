@@ -40,6 +40,7 @@ def get_or_train(
     """
     text, short = identity(parts)
     entry = store / f"{name}-{short}"
+    journal = Journal(store / f".{entry.name}.journal")
     with locked(store / f".{entry.name}.lock", f"another process trains {entry.name}"):
         if team.agree(entry.exists):
             fit = _read(entry, model)
@@ -49,8 +50,9 @@ def get_or_train(
                 fit.epochs,
                 100 * fit.val_accuracy,
             )
+            if team.is_first():
+                journal.clear()  # its process may have been killed before it could
             return Base("store", str(entry), short, fit)
-        journal = Journal(store / f".{entry.name}.journal")
         fit = train(journal)
         if team.is_first():
             _write(entry, model, fit, text)

@@ -87,6 +87,9 @@ def job(config: DictConfig) -> str:
     if one:
         try:
             jobs.carry_out(made)
+        except (PruneError, OSError) as error:
+            jobs.note_failure(made, str(error))
+            _end(error)
         finally:
             team.disband()
     elif not jobs.adopt(made):
@@ -110,8 +113,7 @@ def _conclude(sweep: Path) -> None:
     from prune_cli import report
 
     failed = jobs.failures(sweep)
-    if any(sweep.rglob("result.json")):
-        print(report.terminal(sweep))
+    print(report.tables(sweep))
     lines = [f"{folder}: {reason}; log: {folder / 'prune-run.log'}" for folder, reason in failed.items()]
     require(not failed, "\n".join([f"{len(lines)} of the jobs in {sweep} failed:", *lines]))
 

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prune_cli.errors import PruneError, require
+from prune_cli.experiment import Experiment
 from prune_cli.hardware import Hardware
-from prune_cli.pipeline import Experiment
 from prune_cli.trust import build, check_targets, is_ours
 
 SPREAD = ("trust", "plan", "benchmark", "rerun")  # said once at the top, used by other parts of the config
@@ -64,7 +64,7 @@ def experiment_of(config: DictConfig, overrides: Sequence[str], choices: Any) ->
         "pruner": str(choices["pruner"]),
     }
     _check_pair(choices, tree)
-    experiment = build({"_target_": "prune_cli.pipeline.Experiment", **tree})
+    experiment = build({"_target_": "prune_cli.experiment.Experiment", **tree})
     assert isinstance(experiment, Experiment)
     return experiment
 

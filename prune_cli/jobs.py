@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
-import multiprocessing
 import os
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,11 +21,14 @@ from typing import Any
 
 from prune_cli import team
 from prune_cli.errors import PruneError
-from prune_cli.files import SUMS, locked, read_sealed, to_json, write_bytes
-from prune_cli.hardware.process import context
+from prune_cli.experiment import Experiment
+from prune_cli.files import SUMS, locked, read_sealed, sweep, to_json, write_bytes
+from prune_cli.hardware.process import context, end_with_parent
 from prune_cli.interruption import Interrupted, heed, pass_on
 from prune_cli.journal import Journal
-from prune_cli.pipeline import Experiment, run
+from prune_cli.pipeline import run
+from prune_cli.record import Record
+from prune_cli.tracking import Tracking
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
@@ -65,12 +66,19 @@ class Job:
         """The folder of an earlier run of the same experiment."""
         if self.rerun or not self.pointer.is_file():
             return None
-        folder = self.pointer.parent / json.loads(self.pointer.read_text())["folder"]
         try:
-            found = json.loads(read_sealed(folder, "result.json"))["identity"] == self.experiment.identity
-        except PruneError:
+            folder = self.shelf / json.loads(self.pointer.read_text())["folder"]
+        except (OSError, ValueError, KeyError, TypeError):
+            log.warning("%s is damaged: what it knew of is done again", self.pointer)
             return None
-        return folder.resolve() if found else None
+        return folder.resolve() if self.lies_in(folder) else None
+
+    def lies_in(self, folder: Path) -> bool:
+        """Does a folder hold this job's result, undamaged?"""
+        try:
+            return bool(json.loads(read_sealed(folder, "result.json")).get("identity") == self.experiment.identity)
+        except PruneError:
+            return False
 
 
 def carry_out(job: Job) -> None:
@@ -81,14 +89,20 @@ def carry_out(job: Job) -> None:
         Interrupted: the program was asked to stop; what was done is kept.
     """
     job.out.mkdir(parents=True, exist_ok=True)
+    journal = Journal(job.shelf / "journal")
     with locked(job.shelf / ".lock", "another process carries out the same run"):
-        if adopt(job):
+        if team.is_first():
+            written = _sweep(job, journal)
+        if _is_adopted(job):
+            if team.is_first():
+                journal.clear()  # of a process that was killed before it could
             return
-        journal = Journal(job.shelf / "journal")
-        if job.rerun and team.is_first():
-            job.pointer.unlink(missing_ok=True)
-            journal.clear()
-        record = run(job.experiment, job.out, job.config, journal=journal, command=job.command)
+        if team.is_first():
+            if job.rerun:
+                job.pointer.unlink(missing_ok=True)
+                journal.clear()
+            journal.write("folders", written)
+        record = _watched(job, journal)
         failed = [f"{target}: {reason}" for target, reason in record.benchmarks[0].failed.items()]
         if failed:  # the networks are kept, so that the same command repeats only what went wrong
             raise PruneError(f"{'; '.join(failed)}; everything else is in {job.out}")
@@ -101,8 +115,36 @@ def carry_out(job: Job) -> None:
     log.info("%s\nresults: %s", (job.out / "table.txt").read_text().rstrip(), job.out)
 
 
+def _watched(job: Job, journal: Journal) -> Record:
+    """The run, while other programs are shown how it goes."""
+    tracking = job.experiment.tracking if team.is_first() else Tracking(tensorboard=False)
+    names = job.experiment.names
+    name = f"{names['pruner']} {names['model']} {names['dataset']} {job.experiment.identity}"
+    with tracking.watchers(job.out, name, job.config) as watchers:
+        told = Journal(journal.folder, watchers)
+        record = run(job.experiment, job.out, job.config, journal=told, command=job.command)
+        for watcher in watchers:
+            watcher.end(record.summary)
+    return record
+
+
 def adopt(job: Job) -> bool:
     """If the experiment was finished before, let its files lie in `job.out` too, as links where possible."""
+    if job.finished() is None:
+        return False
+    carry_out(job)
+    return True
+
+
+def _sweep(job: Job, journal: Journal) -> list[str]:
+    """Remove what processes that were killed have left of their files; the folders where such may lie."""
+    folders = {*(journal.read("folders") or []), str(job.out.resolve())}
+    for folder in [job.shelf, *map(Path, folders)]:
+        sweep(folder)
+    return sorted(folders)
+
+
+def _is_adopted(job: Job) -> bool:
     folder = team.agree(job.finished)
     if folder is None:
         return False
@@ -130,6 +172,8 @@ def _link(source: Path, target: Path) -> None:
 
 def note_failure(job: Job, reason: str) -> None:
     """Leave word in the job's folder, for reports."""
+    if not team.is_first():
+        return
     said = {
         "schema": 1,
         "reason": reason,
@@ -157,6 +201,7 @@ def carry_out_apart(job: Job, logs: Mapping[str, Any]) -> bool:
     Raises:
         Interrupted: this process was asked to stop, and has passed that on.
     """
+    (job.out / FAILED).unlink(missing_ok=True)  # of an earlier attempt
     process = context(PRELOAD).Process(target=_child, args=(job, logs))
     process.start()
     try:
@@ -169,17 +214,19 @@ def carry_out_apart(job: Job, logs: Mapping[str, Any]) -> bool:
     code = process.exitcode
     by_signal = -code if code < 0 else code - 128 if code in (130, 143) else 0
     if by_signal:
-        name = signal.Signals(by_signal).name
+        name = signal.Signals(by_signal).name if by_signal in set(signal.Signals) else f"signal {by_signal}"
         why = " (the system does that when memory runs out)" if by_signal == signal.SIGKILL else ""
         note_failure(job, f"ended by {name}{why}; the same command goes on where it stopped")
     elif code and not (job.out / FAILED).exists():
         note_failure(job, f"ended with exit code {code}")
-    return bool(code == 0)
+    elif code == 0 and not job.lies_in(job.out):
+        note_failure(job, "ended without a result, though with exit code 0")
+    return not (job.out / FAILED).exists()
 
 
 def _child(job: Job, logs: Mapping[str, Any]) -> None:
     os.setpgid(0, 0)  # Ctrl-C in a terminal goes to the parent alone, which passes it on
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     heed()
     logging.config.dictConfig(dict(logs))
     try:
@@ -195,11 +242,3 @@ def _child(job: Job, logs: Mapping[str, Any]) -> None:
         log.exception("failed")
         note_failure(job, f"{type(error).__name__}: {error} (a bug: the log has the traceback)")
         sys.exit(1)
-
-
-def _end_with_parent() -> None:
-    """A job whose parent was killed would otherwise go on unseen, and hold its locks."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGKILL)

@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,9 @@ from prune_cli.files import sha256, slug, to_safetensors, write_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from prune_cli.record import Epoch
+    from prune_cli.tracking import Watcher
+
 log = logging.getLogger(__name__)
 SHARE = 0.05  # of the time that writing may take
 TENSOR = "$tensor"
@@ -26,20 +29,28 @@ Value = Any  # dictionaries (with words as keys) and lists of tensors and of wha
 
 
 class Journal:
-    """A folder of stages under way."""
+    """A folder of stages under way, and those who want to be told of every epoch."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, watchers: Sequence[Watcher] = ()) -> None:
+        self.folder, self.watchers = folder, watchers
         self._written = -float("inf")  # when a stage was last written
         self._cost = 0.0  # seconds which that took
 
+    def elsewhere(self, folder: Path) -> Journal:
+        """A journal of work that others may go on with, with the same watchers."""
+        return Journal(folder, self.watchers)
+
+    def tell(self, stage: str, epoch: Epoch) -> None:
+        for watcher in self.watchers:
+            watcher.epoch(stage, epoch)
+
     def read(self, stage: str) -> Value | None:
         """How far a stage has come; None if nothing is known of it. A damaged file is told of and counts as none."""
-        from safetensors.torch import load
-
         path = self._path(stage)
         if not path.is_file():
             return None
+        from safetensors.torch import load
+
         digest, _, rest = path.read_bytes().partition(b"\n")
         if digest != sha256(rest).encode():
             log.warning("%s is damaged: this stage begins anew", path)
@@ -51,7 +62,7 @@ class Journal:
         start = time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
-        text = json.dumps(_empty(value, tensors), allow_nan=False).encode()
+        text = json.dumps(_empty(value, tensors, set()), allow_nan=False).encode()
         rest = text + b"\n" + to_safetensors(tensors)
         write_bytes(self._path(stage), sha256(rest).encode() + b"\n" + rest)
         self._written = time.perf_counter()
@@ -69,15 +80,17 @@ class Journal:
         return self.folder / f"{slug(stage)}.state"
 
 
-def _empty(value: Value, tensors: dict[str, Tensor]) -> Value:
-    """The value with references instead of tensors, which are collected."""
+def _empty(value: Value, tensors: dict[str, Tensor], memory: set[int]) -> Value:
+    """The value with references instead of tensors, which are collected, with the addresses of their memory."""
     if isinstance(value, Mapping):
-        return {key: _empty(inner, tensors) for key, inner in value.items()}
+        return {key: _empty(inner, tensors, memory) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_empty(inner, tensors) for inner in value]
+        return [_empty(inner, tensors, memory) for inner in value]
     if hasattr(value, "detach"):
-        number = str(len(tensors))
-        tensors[number] = value
+        number, address = str(len(tensors)), value.untyped_storage().data_ptr()
+        # Safetensors refuses memory that is shared.
+        tensors[number] = value.detach().clone() if address in memory else value
+        memory.add(address)
         return {TENSOR: number}
     return value
 

@@ -6,27 +6,19 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from datetime import datetime, timezone
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prune_cli import host
-from prune_cli.budget import Budget
-from prune_cli.compute import Compute
-from prune_cli.data import Dataset
-from prune_cli.errors import PruneError, require, require_range
-from prune_cli.export import export, require_kinds
+from prune_cli.errors import PruneError, require
+from prune_cli.experiment import Experiment
+from prune_cli.export import export
 from prune_cli.files import seal, sha256, slug, to_json, to_safetensors
-from prune_cli.hardware import Hardware
-from prune_cli.identity import identity
 from prune_cli.journal import Journal
-from prune_cli.models import Model
 from prune_cli.plan import Plan
-from prune_cli.pruners import Pruner
 from prune_cli.record import Accuracy, Base, Fit, Measure, Record, Session
-from prune_cli.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,50 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-VERSION = 1  # raised when the same experiment comes to give another result
 STAGES = ("train", "prune", "finetune", "benchmark")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """The whole configuration of a run. Ranges are checked as it is built; PyTorch is not needed for that."""
-
-    dataset: Dataset
-    model: Model
-    pruner: Pruner
-    budget: Budget
-    train: Recipe
-    finetune: Recipe
-    hardware: Mapping[str, Hardware]
-    compute: Compute
-    names: Mapping[str, str]  # dataset, model, pruner, as chosen on the command line
-    reestimate: int = 0  # training images that batch-norm statistics are estimated anew from after the cut
-    export: Sequence[str] = ()  # onnx | openvino | torch_export: files that load without this package
-    seed: int = 0
-    outputs: str = "outputs"  # holds the store of dense networks and decoded images
-
-    def __post_init__(self) -> None:
-        require_range("seed", self.seed, 0, 2**31, whole=True)
-        require_range("reestimate", self.reestimate, 0, 10**7, whole=True)
-        require(self.hardware, "hardware must name at least one target")
-        known = self.budget.target in (None, *self.hardware)
-        there = ", ".join(self.hardware)
-        require(known, f"budget.target={self.budget.target}: the hardware of this run is {there}; name it there too")
-        require_kinds(self.export)
-        self.dataset.check()
-        self.model.check()
-
-    @cached_property
-    def identity(self) -> str:
-        """12 hex digits, equal for experiments that would give the same result: what data and weights are, not where.
-
-        Not told apart: machines, versions of libraries, where results are written.
-        """
-        parts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "outputs"}
-        parts["model"] = replace(self.model, checkpoint=None)
-        contents = {"checkpoint": self.model.digest, "images": self.dataset.contents()}
-        plan = getattr(self.pruner, "contents", "")
-        return identity({**parts, **contents, "plan": plan, "result": VERSION})[1]
 
 
 def run(
@@ -215,7 +164,8 @@ def _base(e: Experiment, data: Data, dense: nn.Module, place: Place) -> Base:
     }
 
     def train(journal: Journal) -> Fit:
-        return fit(dense, data, e.train, replace(place, journal=journal), e.seed, title="training")
+        own = replace(place, journal=journal if place.journal is None else place.journal.elsewhere(journal.folder))
+        return fit(dense, data, e.train, own, e.seed, title="training")
 
     name = slug(f"{e.names['model']}-{e.names['dataset']}-seed{e.seed}")
     return get_or_train(Path(e.outputs) / "bases", name, parts, dense, train)

@@ -40,9 +40,14 @@ def local_rank() -> int:
 
 def assemble(device: torch.device) -> None:
     """Meet the others, if there are any: gloo on the CPU, NCCL on GPUs."""
+    if not launched():
+        return
+    import torch
     import torch.distributed as dist
 
-    if launched() and not dist.is_initialized():
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         if not is_first():
             logging.disable(logging.WARNING)  # one voice
@@ -75,10 +80,10 @@ def agree(decide: Callable[[], Result]) -> Result:
     Raises:
         PruneError: the first member met an error; all raise it.
     """
-    import torch.distributed as dist
-
     if size() == 1:
         return decide()
+    import torch.distributed as dist
+
     said: list[Any] = [None, None]
     if rank() == 0:
         try:
@@ -99,11 +104,11 @@ def mean(values: Sequence[float], device: torch.device) -> list[float]:
 
 def total_of(values: Sequence[float], device: torch.device) -> list[float]:
     """Of every number, its sum over the members."""
+    if size() == 1:
+        return list(values)
     import torch
     import torch.distributed as dist
 
-    if size() == 1:
-        return list(values)
     shared = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(shared)
     return [float(value) for value in shared.tolist()]
@@ -111,9 +116,9 @@ def total_of(values: Sequence[float], device: torch.device) -> list[float]:
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Of parameters that lie outside of the network that `share` wraps."""
-    import torch.distributed as dist
-
     if size() > 1:
+        import torch.distributed as dist
+
         for parameter in parameters:
             if parameter.grad is not None:
                 dist.all_reduce(parameter.grad)

@@ -76,7 +76,7 @@ def test_two_processes_train_the_network_that_one_trains(tmp_path, method):
 def test_a_run_under_torchrun_leaves_one_result(tmp_path):
     tiny = ["experiment=smoke", "dataset=synthetic", "train.epochs=1", "compute.threads=1", "train.batch=16",
             "finetune.batch=16", "hydra.run.dir=run"]  # fmt: skip
-    done = torchrun("-m", "prune_cli.cli", *tiny, cwd=tmp_path)
+    done = torchrun("-m", "prune_cli", *tiny, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (result,) = tmp_path.rglob("result.json")
     assert json.loads(result.read_text())["compute"]["processes"] == 2
@@ -92,7 +92,7 @@ def test_a_run_under_torchrun_leaves_one_result(tmp_path):
     ],
 )
 def test_what_a_team_cannot_do_is_one_line(tmp_path, arguments, message):
-    done = torchrun("-m", "prune_cli.cli", *arguments, "experiment=smoke", "dataset=synthetic", cwd=tmp_path)
+    done = torchrun("-m", "prune_cli", *arguments, "experiment=smoke", "dataset=synthetic", cwd=tmp_path)
     assert done.returncode != 0 and message in done.stderr
 
 

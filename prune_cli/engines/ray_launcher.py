@@ -104,8 +104,8 @@ class RayLauncher(Launcher):
         except (ConnectionError, RuntimeError, ValueError) as error:
             text = str(error).strip().split("\n")[0]
             raise CompactHydraException(f"prune-run: hydra/launcher=ray address={self.address}: {text}") from error
-        total = ray.cluster_resources()
-        nodes, processors, gpus = len(ray.nodes()), total.get("CPU", 0), total.get("GPU", 0)
+        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        nodes, processors, gpus = len(ray.nodes()), total.get("CPU", 0), total.get("GPU", 0)  # type: ignore[no-untyped-call]
         if self.address is None and gpus < self.options["num_gpus"]:  # the first job would wait for ever
             asked = f"hydra.launcher.gpus_per_job={self.options['num_gpus']:g}"
             raise CompactHydraException(f"prune-run: {asked}: Ray finds {gpus:g} GPUs here")

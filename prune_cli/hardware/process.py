@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -30,7 +32,7 @@ def fresh(work: Callable[..., Result], *arguments: Any) -> Result:
         Interrupted: this process was asked to stop; the other one is ended.
     """
     loaded = ["torch", *(["torchvision"] if "torchvision" in sys.modules else [])]
-    with ProcessPoolExecutor(1, mp_context=context(loaded), initializer=_leave_interrupts_to_the_parent) as pool:
+    with ProcessPoolExecutor(1, mp_context=context(loaded), initializer=_belong_to_the_parent) as pool:
         try:
             return pool.submit(work, *arguments).result()
         except BrokenProcessPool as error:
@@ -56,8 +58,21 @@ def context(loaded: Sequence[str]) -> Any:
     return server
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _belong_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it decides
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Have this process killed when its parent has gone: it would go on unseen, hold locks and disturb measurements."""
+
+    def wait(parent: multiprocessing.process.BaseProcess) -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=wait, args=(parent,), daemon=True).start()
 
 
 class Parcel:

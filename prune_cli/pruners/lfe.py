@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prune_cli import team
 from prune_cli.budget import Budget, Kept, cuttable, plan_of, select
 from prune_cli.errors import require, require_choice, require_range
 from prune_cli.plan import Plan
@@ -101,12 +102,27 @@ class FilterEnsembles:
             if step > 1:
                 fit(small, data, self.recipe, place, seed + step, title=f"between iterations {step - 1} and {step}")
                 write_back(network.model, plan_of(kept), small.cpu(), network.shape)
-            importance, note = self._importance(trace(small, network.shape), list(kept), data, place, seed + step)
+            importance, note = self._known(place, step) or self._importance(
+                trace(small, network.shape), list(kept), data, place, seed + step
+            )
+            self._keep(place, step, importance, note)
             notes.append(note)
             part = budget.keep ** (step / self.iterations)  # the same share of what remains goes each time
             scores = self._scores(network, groups, kept, importance, budget)
             kept = select(network, scores, replace(budget, keep=part))
         return replace(plan_of(kept), notes={"reconstructed": True, "iterations": notes})
+
+    def _known(self, place: Place, step: int) -> tuple[dict[str, Array], dict[str, Any]] | None:
+        """What an iteration found before the run was interrupted."""
+        known = place.journal.read(f"masks {step}") if place.journal else None
+        return known and ({name: tensor.numpy() for name, tensor in known["importance"].items()}, known["note"])
+
+    def _keep(self, place: Place, step: int, importance: Mapping[str, Array], note: dict[str, Any]) -> None:
+        import torch
+
+        if place.journal and team.is_first():
+            found = {name: torch.from_numpy(own) for name, own in importance.items()}
+            place.journal.write(f"masks {step}", {"importance": found, "note": note})
 
     # ---- what a filter contributes ------------------------------------------------------------------
 

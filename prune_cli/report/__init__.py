@@ -11,15 +11,13 @@ from prune_cli.report.collect import collect
 from prune_cli.report.summary import summarise
 
 
-def terminal(folder: Path) -> str:
-    """The tables of all runs below a folder, and what failed.
+def tables(folder: Path) -> str:
+    """The tables of all runs below a folder.
 
     Raises:
         PruneError: it is not a folder.
     """
-    collection = collect(folder)
-    told = [text.tables(summarise(collection)), text.problems(collection)]
-    return "\n\n".join(part for part in told if part) or f"no finished run below {folder}"
+    return text.tables(summarise(collect(folder))) or f"no finished run below {folder}"
 
 
 def write(folder: Path, into: Path | None = None, against: Path | None = None) -> str:

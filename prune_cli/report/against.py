@@ -34,7 +34,9 @@ class Change:
 
     @property
     def points(self) -> str:
-        return f"{round(100 * (self.new - self.old), 2) + 0.0:+.2f}"  # + 0.0: never -0.00
+        return (
+            "" if self.old == self.new else f"{round(100 * (self.new - self.old), 2) + 0.0:+.2f}"
+        )  # + 0.0: never -0.00
 
     @property
     def verdict(self) -> str:

@@ -34,7 +34,7 @@ def collect(root: Path) -> Collection:
             elif (folder / "failed.json").exists():
                 failures.append(_failure(folder, name))
         except (PruneError, OSError) as error:
-            unread[name] = line(str(error))
+            unread[name] = line(str(error).replace(f"{root}{os.sep}", ""))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             unread[name] = line(f"not a record of this version: {type(error).__name__} {error}")
     return Collection(root, tuple(runs.values()), tuple(failures), unread)

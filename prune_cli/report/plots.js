@@ -37,7 +37,7 @@ function front(points) {
 function point(x, y, row, at, chosen) {
   const shape = row.dense
     ? element("path", { d: MARKS[0], fill: "none", stroke: "currentColor", "stroke-width": 2 })
-    : element("path", { d: MARKS[chosen.shape(row.method)], fill: chosen.colour(row.method), stroke: "none" });
+    : element("path", { d: MARKS[chosen.shape(row.method)], fill: chosen.colour(row.method), stroke: "#ffffff", "stroke-width": 0.8, class: "filled" });
   const told = tell(row);
   const mark = element("g", {
     transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`, class: "mark-point", tabindex: 0, role: "img",
@@ -45,6 +45,19 @@ function point(x, y, row, at, chosen) {
   }, element("circle", { r: 11, fill: "transparent" }), shape);
   chosen.hover(mark, told, row.command, row.dense ? null : row);
   return mark;
+}
+
+/** Thin lines through the rows of a method that differ in their budget only; `at` gives the place of one. */
+function threads(svg, rows, chosen, at) {
+  const series = new Map();
+  for (const item of rows.filter(({ row }) => !row.dense)) {
+    const name = JSON.stringify([item.row.method, item.row.label.replace(/^keep [\d.e-]+/, "")]);
+    series.set(name, [...(series.get(name) || []), item]);
+  }
+  for (const items of series.values()) {
+    const points = items.map(at).sort((a, b) => a[0] - b[0]);
+    svg.append(element("path", { d: path(points), fill: "none", stroke: chosen.colour(items[0].row.method), "stroke-opacity": 0.45, "stroke-width": 1.3 }));
+  }
 }
 
 /** A row in words, one line each. */
@@ -89,6 +102,7 @@ function pareto(chosen) {
     d: path(steps), fill: "none", stroke: "currentColor", "stroke-width": 1.4, "stroke-opacity": 0.55,
     "stroke-linejoin": "round", "data-front": best.map(({ at }) => at).join(" "),
   }));
+  threads(svg, rows, chosen, ({ cost, gain }) => [x(cost[0]), y(100 * gain[0])]);
   for (const { row, cost, gain: [mean, sd] } of rows) {
     const colour = chosen.colour(row.method);
     if (sd) whisker(svg, x(cost[0]), y(100 * (mean - sd)), x(cost[0]), y(100 * (mean + sd)), colour);
@@ -115,8 +129,9 @@ function honest(chosen) {
   svg.append(line(x(0), y(0), x(end), y(end), { "stroke-dasharray": "5 5", "stroke-opacity": 0.55 }));
   svg.append(words(0, 0, "time falls as MACs do", {
     "font-size": 12.5, "fill-opacity": 0.75, "text-anchor": "middle",
-    transform: `translate(${x(0.2)} ${y(0.2) + 17}) rotate(${(Math.atan2(y(1) - y(0), x(1) - x(0)) * 180) / Math.PI})`,
+    transform: `translate(${x(0.2)} ${y(0.2) + 21}) rotate(${(Math.atan2(y(1) - y(0), x(1) - x(0)) * 180) / Math.PI})`,
   }));
+  threads(svg, rows, chosen, ({ row, latency }) => [x(row.macs[0]), y(latency[0])]);
   for (const { row, latency: [, low, high] } of rows)
     if (high > low) whisker(svg, x(row.macs[0]), y(low), x(row.macs[0]), y(high), chosen.colour(row.method));
   for (const { row, at, latency } of rows) svg.append(point(x(row.macs[0]), y(latency[0]), row, at, chosen));
@@ -161,7 +176,7 @@ function curves(run, chosen) {
     const values = parts.flatMap(([curve]) => curve.map((e) => scale * e[field]));
     const fixed = field === 2 && after.length ? [100 * run.cut] : [];
     const under = field === 2;
-    const { x, y } = axes(svg, [66, top, 606, bottom], [0, last || 1], range(values, 0.06, fixed), [under ? "Epoch" : "", title], [6, 4]);
+    const { x, y } = axes(svg, [66, top, 606, bottom], [0, last || 1], range(values, 0.06, fixed), [under ? "Epoch" : "", title], [6, 5]);
     if (cut && after.length) {
       svg.append(line(x(cut), top, x(cut), bottom, { "stroke-dasharray": "2 4", "stroke-opacity": 0.6 }));
       if (under) svg.append(words(x(cut) - 6, bottom - 8, "cut", { "font-size": 12.5, "text-anchor": "end" }));
@@ -208,7 +223,7 @@ function seconds(chosen) {
       bar.append(element("rect", { x: x(from), y: top, width: x(from + took) - x(from), height: high - 6, fill: chosen.colour(row.method), "fill-opacity": opacity }));
       from += took;
     }
-    const told = [`${row.method} ${row.label}`.trim(), ...STAGES.filter(([stage]) => stage in row.seconds).map(([stage, name]) => `${name}: ${row.seconds[stage].toFixed(1)} s`)];
+    const told = [row.dense ? "dense (training)" : `${row.method} ${row.label}`.trim(), ...STAGES.filter(([stage]) => stage in row.seconds).map(([stage, name]) => `${name}: ${row.seconds[stage].toFixed(1)} s`)];
     bar.setAttribute("aria-label", told.join("; "));
     chosen.hover(bar, told);
     svg.append(bar, words(left - 8, top + 12, clip(told[0], 27), { "text-anchor": "end", "font-size": 12.5 }));

@@ -93,7 +93,7 @@ def comparison(compared: Comparison) -> str:
 
 
 def _change(change: Change | None) -> str:
-    return "" if change is None else f"{' > '.join(change.steps)}\n{change.points} {change.verdict}".rstrip()
+    return "" if change is None else f"{' > '.join(change.steps)}\n{f'{change.points} {change.verdict}'.strip()}"
 
 
 def _wrap(text: str, indent: str = "") -> str:

@@ -118,6 +118,8 @@ class _Training:
             return
         self.now = restore(state, self.model, self.optimizer, self.place, self.hooks.memory, self.title)
         self.before = self.now.seconds
+        for epoch in self.now.curve:
+            self._tell(epoch)
         if self.now.epoch < self.recipe.epochs:
             log.info("%s: goes on after epoch %d, step %d", self.title, self.now.epoch, self.now.steps)
 
@@ -142,13 +144,15 @@ class _Training:
         if self.hooks.after_epoch:
             self.hooks.after_epoch(epoch + 1)
         accuracy = evaluate(self.model, data.val, self.place)
-        loss, lr = self.now.total / self.steps, self.optimizer.param_groups[0]["lr"]
+        loss, peak = self.now.total / self.steps, self.optimizer.param_groups[0]["peak"]
+        lr = peak * self.recipe.rate(epoch + (self.steps - 1) / self.steps)  # of the last step, also if it was resumed
         seconds = self._seconds() - sum(e.seconds for e in self.now.curve)
         with undisturbed():
             self.now.curve.append(Epoch(epoch + 1, loss, accuracy, lr, round(seconds, 3)))
             self.now.epoch, self.now.steps, self.now.total = epoch + 1, 0, 0.0
             if self.place.journal and (self.place.journal.is_due() or epoch + 1 == self.recipe.epochs):
                 self._keep()
+        self._tell(self.now.curve[-1])
         left = self._seconds() / (epoch + 1) * (self.recipe.epochs - epoch - 1)
         log.info("%s: epoch %d/%d  loss %.4f  val %.2f%%  %.0f img/s  %s left", self.title, epoch + 1,
                  self.recipe.epochs, loss, 100 * accuracy, self.steps * batch / seconds, clock(left))  # fmt: skip
@@ -165,6 +169,10 @@ class _Training:
 
     def _seconds(self) -> float:
         return self.before + time.perf_counter() - self.began
+
+    def _tell(self, epoch: Epoch) -> None:
+        if self.place.journal:
+            self.place.journal.tell(self.title, epoch)
 
     def _keep(self) -> None:
         if self.place.journal and team.rank() == 0:

@@ -78,4 +78,6 @@ def test_little_is_shown_without_an_error(opened, tmp_path, what):
         factory.write(runs / "a", pruner="none", keep=None, macs=1.0, edits=[], sizes={}, epochs=0)
     document = opened(runs)
     assert "data-error" not in body(document) and "data-ready" in body(document)
-    assert ("No latency was measured" in document) == (what == "one run without latency")
+    if what != "only failures":
+        assert ("No latency was measured" in plot(document, "honest")) == (what == "one run without latency")
+        assert ("Nothing was trained" in plot(document, "curves")) == (what == "a run that cut and trained nothing")
