@@ -117,7 +117,7 @@ class RayLauncher(Launcher):
             done = ray.get(reference)
             assert isinstance(done, JobReturn)
         except ray.exceptions.RayError as error:
-            done = self._lost(number, overrides, str(error).strip().splitlines()[0])
+            return self._lost(number, overrides, str(error).strip().splitlines()[0])
         log.info("\t#%d : %s", number, "ended" if done.status == JobStatus.COMPLETED else "failed")
         return done
 
@@ -126,8 +126,6 @@ class RayLauncher(Launcher):
         config = _config(self.hydra_context, self.config, number, overrides)
         HydraConfig.instance().set_config(config)
         folder = Path(config.hydra.sweep.dir).resolve() / str(config.hydra.sweep.subdir)
-        with open_dict(config):
-            config.hydra.runtime.output_dir = str(folder)
         folder.mkdir(parents=True, exist_ok=True)
         said = {"schema": 1, "reason": f"the worker died: {reason}", "command": ["prune-run", *overrides]}
         write_bytes(folder / "failed.json", to_json(said))

@@ -41,7 +41,8 @@ def run(folder, program, *arguments, **environment):
     )
 
 
-@pytest.fixture(params=LAUNCHERS)
+# Starting Ray takes a quarter of a minute, so that one test of it is enough for every day.
+@pytest.fixture(params=["cores", "slurm_local", pytest.param("ray", marks=pytest.mark.slow)])
 def launcher(request):
     pytest.importorskip(INSTALLED[request.param])
     return request.param
@@ -62,7 +63,7 @@ def test_jobs_run_elsewhere_at_once_where_they_are_told(tmp_path, launcher):
 @pytest.mark.parametrize("granted", [
     ("cores", "compute.threads=2"),
     ("slurm_local", "hydra.launcher.cpus_per_task=2"),
-    ("ray", "hydra.launcher.cpus_per_job=2"),
+    pytest.param(("ray", "hydra.launcher.cpus_per_job=2"), marks=pytest.mark.slow),
 ], ids=lambda granted: granted[0])  # fmt: skip
 def test_a_job_may_use_the_threads_that_its_launcher_grants(tmp_path, granted):
     launcher, wish = granted
@@ -78,12 +79,15 @@ def test_a_job_may_use_the_threads_that_its_launcher_grants(tmp_path, granted):
 def test_a_worker_of_ray_that_dies_takes_no_other_job_with_it(tmp_path):
     pytest.importorskip("ray")
     done = run(tmp_path, "app", "-m", *LAUNCHERS["ray"], "seed=0,13,1", "hydra.sweep.dir=sweep")
-    assert [result["seen"]["seed"] for result in results(tmp_path / "sweep")] == [0, 1], done.stderr
+    seen = [result["seen"] for result in results(tmp_path / "sweep")]
+    assert [job["seed"] for job in seen] == [0, 1], done.stderr
+    assert {(job["threads"], job["cwd"]) for job in seen} == {(1, str(tmp_path))}
     told = json.loads((tmp_path / "sweep" / "1" / "failed.json").read_text())
     assert "the worker died" in told["reason"] and told["command"] == ["prune-run", "seed=13"]
     assert "#1 : the worker died" in done.stdout and "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_ray_leaves_nothing_running_and_is_quiet(tmp_path):
     pytest.importorskip("ray")
     done = run(tmp_path, "app", "-m", *LAUNCHERS["ray"], "seed=0", "hydra.sweep.dir=sweep")
