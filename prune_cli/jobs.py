@@ -189,7 +189,14 @@ def note_failure(job: Job, reason: str) -> None:
 
 def failures(folder: Path) -> dict[Path, str]:
     """Folders below that hold a failed job, with the reason."""
-    return {path.parent: json.loads(path.read_text())["reason"] for path in sorted(folder.rglob(FAILED))}
+
+    def reason(path: Path) -> str:
+        try:
+            return str(json.loads(path.read_text())["reason"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"unknown: {path.name} is damaged"
+
+    return {path.parent: reason(path) for path in sorted(folder.rglob(FAILED))}
 
 
 def carry_out_apart(job: Job, logs: Mapping[str, Any]) -> bool:

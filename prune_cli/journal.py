@@ -69,7 +69,7 @@ class Journal:
         self._cost = self._written - start
 
     def is_due(self) -> bool:
-        """Has enough work been done since the last writing for another one? Short stages are written at every turn."""
+        """Has enough work been done since the last writing for another one? Epochs of a moment are not all kept."""
         return SHARE * (time.perf_counter() - self._written) >= self._cost
 
     def clear(self) -> None:

@@ -123,6 +123,8 @@ def test_a_failure_leaves_word_until_the_job_succeeds(finished, tmp_path):
     said = json.loads((made.out / FAILED).read_text())
     assert (said["reason"], said["pruner"], said["seed"]) == ("no luck", "epruner", 0)
     assert failures(finished) == {made.out: "no luck"}
+    (made.out / FAILED).write_text("{")
+    assert "damaged" in failures(finished)[made.out]
     carry_out(made)
     assert failures(finished) == {}
 
