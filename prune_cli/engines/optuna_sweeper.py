@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.errors import CompactHydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -83,7 +83,7 @@ class OptunaSweeper(Sweeper):
             self.validate_batch_is_legal(batch)
             returns = launcher.launch(batch, initial_job_idx=started)
             started += len(batch)
-            return [outcome_of(_folder(done), search.objective) for done in returns]
+            return [_outcome(done, search.objective) for done in returns]
 
         def keep(trials: list[Trial]) -> None:
             write_bytes(folder / "search.json", to_json(_told(search, space, trials)))
@@ -91,11 +91,14 @@ class OptunaSweeper(Sweeper):
         log.info(_verdict(search, run(search, space, launch, keep)))
 
 
-def _folder(done: JobReturn) -> Path:
-    """Where a job's files are: where it says, or else where Hydra sent it."""
-    said = done.return_value if done.status == JobStatus.COMPLETED else None
+def _outcome(done: JobReturn, objective: str) -> Outcome:
+    """Read it where the job says that its files are; a job that could not even begin says nothing."""
     assert done.hydra_cfg is not None
-    return Path(said if isinstance(said, str) else str(done.hydra_cfg.hydra.runtime.output_dir))
+    try:
+        said = done.return_value
+    except Exception as error:
+        return Outcome(str(done.hydra_cfg.hydra.runtime.output_dir), reason=f"{type(error).__name__}: {error}")
+    return outcome_of(Path(str(said)), objective)
 
 
 def _told(search: Search, space: Space, trials: Sequence[Trial]) -> dict[str, Any]:
