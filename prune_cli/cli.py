@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import prune_cli
 from prune_cli import engines, jobs, team
 from prune_cli.configs import conf_dir, experiment_of
 from prune_cli.errors import PruneError, require
@@ -43,6 +44,9 @@ def main() -> None:
 
 def _main() -> None:
     engines.register()
+    if sys.argv[1:] == ["--version"]:
+        print(f"prune-cli {prune_cli.__version__}")
+        return
     arguments = get_args_parser().parse_args()
     asks = arguments.help or arguments.hydra_help or arguments.info or arguments.cfg or arguments.shell_completion
     sweep = None if asks else run_and_report(lambda: _refuse_early(arguments))
@@ -59,6 +63,8 @@ def interruptible(program: str, work: Callable[[], None]) -> None:
     heed()
     try:
         work()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (PruneError, OSError) as error:
         _end(error, program)
     except Interrupted as stop:
@@ -113,7 +119,7 @@ def _conclude(sweep: Path) -> None:
     from prune_cli import report
 
     failed = jobs.failures(sweep)
-    print(report.tables(sweep))
+    print(f"{report.tables(sweep)}\n\nthat was all below {sweep}; as a page: prune-report {sweep}")
     lines = [f"{folder}: {reason}; log: {folder / 'prune-run.log'}" for folder, reason in failed.items()]
     require(not failed, "\n".join([f"{len(lines)} of the jobs in {sweep} failed:", *lines]))
 
@@ -152,7 +158,9 @@ def preflight(arguments: Any) -> Path | None:
     engine = Hydra.create_main_hydra2("prune-run", path)
     try:
         several = _jobs(arguments, engine.config_loader)
-        folders = {_check_job(arguments.config_name or "config", overrides) for overrides in several}
+        folders = {
+            _check_job(arguments.config_name or "config", overrides, _is_sweep(arguments)) for overrides in several
+        }
     finally:
         GlobalHydra.instance().clear()
     for folder, _ in folders:
@@ -180,7 +188,7 @@ def _jobs(arguments: Any, loader: Any) -> list[list[str]]:
     return engines.jobs(whole.hydra.sweeper, arguments.overrides, loader)
 
 
-def _check_job(name: str, overrides: list[str]) -> tuple[str, str]:
+def _check_job(name: str, overrides: list[str], in_sweep: bool) -> tuple[str, str]:
     """Check one job; the folder for its outputs, and that of the sweep that it is a part of."""
     try:
         config = compose(name, overrides, return_hydra_config=True)
@@ -190,6 +198,9 @@ def _check_job(name: str, overrides: list[str]) -> tuple[str, str]:
             for choice in map(str, chosen if isinstance(chosen, list | ListConfig) else [chosen]):
                 inside = not os.path.isabs(choice) and ".." not in choice.split("/")
                 require(inside, f"{group}={choice} leaves the folder of configs")
+        for group in ("hydra/launcher", "hydra/sweeper"):
+            plain = in_sweep or choices[group] == "basic"
+            require(plain, f"{group}={choices[group]} is for sweeps: say -m, right after prune-run")
         check_engine(OmegaConf.to_container(config.hydra, resolve=False))
         _check_folder(config, overrides)
         experiment_of(config, overrides, choices)

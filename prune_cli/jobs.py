@@ -22,7 +22,7 @@ from typing import Any
 from prune_cli import team
 from prune_cli.errors import PruneError
 from prune_cli.experiment import Experiment
-from prune_cli.files import SUMS, locked, read_sealed, sweep, to_json, write_bytes
+from prune_cli.files import SUMS, locked, read_sealed, slug, sweep, to_json, write_bytes
 from prune_cli.hardware.process import context, end_with_parent
 from prune_cli.interruption import Interrupted, heed, pass_on
 from prune_cli.journal import Journal
@@ -31,7 +31,7 @@ from prune_cli.record import Record
 from prune_cli.tracking import Tracking
 
 log = logging.getLogger(__name__)
-FAILED = "failed.json"
+FAILED, POINTER = "failed.json", "finished.json"
 GRACE = 60.0  # seconds that a job has to end in order
 # What the server of job processes loads, so that they need not: seconds each.
 PRELOAD = (
@@ -60,7 +60,7 @@ class Job:
 
     @property
     def pointer(self) -> Path:
-        return self.shelf / "finished.json"
+        return self.shelf / POINTER
 
     def finished(self) -> Path | None:
         """The folder of an earlier run of the same experiment."""
@@ -81,8 +81,11 @@ class Job:
             return False
 
 
-def carry_out(job: Job) -> None:
+def carry_out(job: Job, briefly: bool = False) -> None:
     """Do a job, or the rest of it, or find that it is done; its result then lies in `job.out`.
+
+    Args:
+        briefly: of a job that is found done, do not show the table again.
 
     Raises:
         PruneError: it failed, for a reason that the user can mend.
@@ -93,7 +96,8 @@ def carry_out(job: Job) -> None:
     with locked(job.shelf / ".lock", "another process carries out the same run"):
         if team.is_first():
             written = _sweep(job, journal)
-        if _is_adopted(job):
+            set_aside(job)
+        if _is_adopted(job, briefly):
             if team.is_first():
                 journal.clear()  # of a process that was killed before it could
             return
@@ -108,11 +112,28 @@ def carry_out(job: Job) -> None:
             raise PruneError(f"{'; '.join(failed)}; everything else is in {job.out}")
         if not team.is_first():
             return
-        folder = os.path.relpath(job.out.resolve(), job.shelf.resolve())  # outputs may be moved as a whole
-        write_bytes(job.pointer, to_json({"folder": folder}))
+        _point(job.shelf, job.out)
         (job.out / FAILED).unlink(missing_ok=True)
         journal.clear()
     log.info("%s\nresults: %s", (job.out / "table.txt").read_text().rstrip(), job.out)
+
+
+def set_aside(job: Job) -> None:
+    """A folder that holds the result of another experiment is not overwritten: that result moves beside it."""
+    try:
+        other = str(json.loads(read_sealed(job.out, "result.json"))["identity"])
+    except (PruneError, KeyError):
+        return
+    if other == job.experiment.identity:
+        return
+    beside = job.out.with_name(f"{job.out.name}-{slug(other)}")
+    names = _link_all(job.out, beside)
+    shelf = job.shelf.parent / slug(other)
+    if shelf.is_dir():
+        _point(shelf, beside)
+    for name in ["result.json", *names]:  # from the first of these on, the folder holds no finished run
+        (job.out / name).unlink(missing_ok=True)
+    log.info("%s held another experiment's result, which is now in %s", job.out, beside)
 
 
 def _watched(job: Job, journal: Journal) -> Record:
@@ -132,7 +153,7 @@ def adopt(job: Job) -> bool:
     """If the experiment was finished before, let its files lie in `job.out` too, as links where possible."""
     if job.finished() is None:
         return False
-    carry_out(job)
+    carry_out(job, briefly=True)
     return True
 
 
@@ -144,21 +165,33 @@ def _sweep(job: Job, journal: Journal) -> list[str]:
     return sorted(folders)
 
 
-def _is_adopted(job: Job) -> bool:
+def _is_adopted(job: Job, briefly: bool) -> bool:
     folder = team.agree(job.finished)
     if folder is None:
         return False
     if folder != job.out.resolve() and team.is_first():
-        names = [line.split("  ", 1)[1] for line in (folder / SUMS).read_text().splitlines()]
-        names.sort(key="result.json".__eq__)  # last, as in every run
-        job.out.mkdir(parents=True, exist_ok=True)
-        for name in [SUMS, *names]:
-            _link(folder / name, job.out / name)
+        _link_all(folder, job.out)
     (job.out / FAILED).unlink(missing_ok=True)
-    log.info(
-        "%s\ndone before (rerun=true does it again): %s", read_sealed(folder, "table.txt").decode().rstrip(), folder
-    )
+    if not briefly:
+        log.info("%s", read_sealed(folder, "table.txt").decode().rstrip())
+    log.info("done before (rerun=true does it again): %s", folder)
     return True
+
+
+def _point(shelf: Path, folder: Path) -> None:
+    """Let an experiment's shelf say where its result lies."""
+    relative = os.path.relpath(folder.resolve(), shelf.resolve())  # outputs may be moved as a whole
+    write_bytes(shelf / POINTER, to_json({"folder": relative}))
+
+
+def _link_all(source: Path, target: Path) -> list[str]:
+    """The files of a finished run, in another folder too; their names, with the sums."""
+    names = [line.split("  ", 1)[1] for line in (source / SUMS).read_text().splitlines()]
+    names.sort(key="result.json".__eq__)  # last, as in every run
+    target.mkdir(parents=True, exist_ok=True)
+    for name in [SUMS, *names]:
+        _link(source / name, target / name)
+    return [SUMS, *names]
 
 
 def _link(source: Path, target: Path) -> None:
@@ -176,6 +209,7 @@ def note_failure(job: Job, reason: str) -> None:
         return
     said = {
         "schema": 1,
+        "identity": job.experiment.identity,
         "reason": reason,
         "command": list(job.command),
         **job.experiment.names,

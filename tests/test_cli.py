@@ -57,6 +57,8 @@ def test_help_is_quick_and_lists_the_groups(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["hydra/launcher=cores"], "hydra/launcher=cores is for sweeps: say -m"),
+        (["experiment=search"], "hydra/sweeper=optuna is for sweeps: say -m"),
         (["budget.keep=2"], "prune-run: budget.keep must be a number in (0, 1]: got 2"),
         (["train.lr=nan"], "prune-run: train.lr must be"),
         (["budget.keeep=0.5"], "keeep"),

@@ -69,6 +69,18 @@ def test_a_result_that_is_no_longer_there_is_made_again(finished, tmp_path, dama
     assert job(tmp_path / "copy").finished() is None
 
 
+def test_a_folder_with_another_result_is_not_overwritten(tmp_path):
+    first, second = job(tmp_path, export=["torch_export"]), job(tmp_path, seed=1)
+    carry_out(first)
+    before = (tmp_path / "run" / "result.json").read_bytes()
+    carry_out(second)
+    beside = tmp_path / f"run-{first.experiment.identity}"
+    assert (beside / "result.json").read_bytes() == before and (beside / "model.pt2").exists()
+    assert first.finished() == beside.resolve() and second.finished() == (tmp_path / "run").resolve()
+    assert not (tmp_path / "run" / "model.pt2").exists()
+    prune_cli.load(beside)
+
+
 def test_rerun_does_it_again(finished, caplog):
     caplog.set_level("INFO")
     carry_out(job(finished, "rerun", rerun=True))

@@ -62,6 +62,7 @@ def check(config: DictConfig) -> None:
         if target.endswith(".SlurmLauncher"):
             there = shutil.which("sbatch") is not None
             require(there, f"{choice}: there is no sbatch here; hydra/launcher=slurm_local does the same in processes")
+    require(config.launcher.get("n_jobs") != 0, "hydra.launcher.n_jobs must be the number of jobs at once: got 0")
     if config.launcher.get("_target_") == OURS + "RayLauncher":
         try:
             RayLauncher(**{str(key): value for key, value in config.launcher.items() if key != "_target_"})

@@ -22,7 +22,7 @@ def collect(root: Path) -> Collection:
     """
     require(root.is_dir(), f"{root} is not a folder")
     runs: dict[str, Run] = {}
-    failures: list[Failure] = []
+    failures: list[tuple[str, Failure]] = []
     unread: dict[str, str] = {}
     for folder in _folders(root):
         name = shown(os.path.relpath(folder, root))
@@ -37,7 +37,8 @@ def collect(root: Path) -> Collection:
             unread[name] = line(str(error).replace(f"{root}{os.sep}", ""))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             unread[name] = line(f"not a record of this version: {type(error).__name__} {error}")
-    return Collection(root, tuple(runs.values()), tuple(failures), unread)
+    lasting = tuple(failure for identity, failure in failures if identity not in runs)
+    return Collection(root, tuple(runs.values()), lasting, unread)
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -46,12 +47,13 @@ def _folders(root: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _failure(folder: Path, name: str) -> Failure:
+def _failure(folder: Path, name: str) -> tuple[str, Failure]:
+    """With the identity of its experiment: one that succeeded elsewhere has not failed."""
     told = json.loads((folder / "failed.json").read_bytes())
     what = [line(told[key]) for key in ("dataset", "model", "pruner") if told.get(key) is not None]
     what += [f"seed {line(told['seed'])}"] if told.get("seed") is not None else []
     log = Path(str(told.get("log") or "")).name
-    return Failure(
+    return str(told.get("identity")), Failure(
         folder=folder,
         name=name,
         what="  ".join(what),

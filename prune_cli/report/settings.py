@@ -8,7 +8,19 @@ from pathlib import Path
 from prune_cli.report.found import Run
 
 # How a run is measured and where it is written does not make it another method.
-ASIDE = ("seed", "outputs", "hydra", "benchmark", "compute", "hardware", "export", "trust", "dataset.root")
+ASIDE = (
+    "seed",
+    "outputs",
+    "hydra",
+    "benchmark",
+    "compute",
+    "hardware",
+    "export",
+    "trust",
+    "dataset.root",
+    "rerun",
+    "tracking",
+)
 
 
 Network = tuple[str, str, int, int]  # data set, model, the dense network's MACs and parameters

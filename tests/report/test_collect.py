@@ -97,3 +97,13 @@ def test_channels_are_those_of_the_plan(tmp_path):
 def test_what_is_not_a_folder_is_refused(tmp_path):
     with pytest.raises(PruneError, match="is not a folder"):
         collect(tmp_path / "nowhere")
+
+
+def test_a_failure_is_past_when_the_same_experiment_succeeded_elsewhere(tmp_path):
+    seal(tmp_path / "done", {"result.json": to_json({**record().to_json(), "identity": "0123456789ab"})})
+    fail(tmp_path / "failed")
+    said = json.loads((tmp_path / "failed" / "failed.json").read_text())
+    (tmp_path / "failed" / "failed.json").write_text(json.dumps({**said, "identity": "0123456789ab"}))
+    assert collect(tmp_path).failures == ()
+    (tmp_path / "failed" / "failed.json").write_text(json.dumps({**said, "identity": "ba9876543210"}))
+    assert len(collect(tmp_path).failures) == 1
