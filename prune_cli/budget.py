@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from prune_cli.errors import require, require_choice, require_range
 from prune_cli.plan import Drop, Plan, Width
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from prune_cli.benchmark import Stopwatch
     from prune_cli.channels import Group, Network
 
@@ -58,6 +58,8 @@ class Budget:
         """The same with a metric that a formula can follow: for a latency, the MACs that even widths meet it with."""
         if self.metric == self.countable:
             return self
+        import numpy as np  # not at the top: configs are checked without it
+
         turns = {group.name: np.arange(group.size) / group.size for group in network.groups.values()}
         counted = replace(self, metric=self.countable)
         return replace(counted, keep=counted.remaining(network, select(network, turns, self)))
@@ -150,6 +152,8 @@ class Budget:
         log.info("budget: %g of %s asked for, %.3f to 1 within reach", self.keep, self.metric, reach)
 
     def _reach(self, network: Network, groups: Iterable[Group], vanishing: Mapping[str, str]) -> float:
+        import numpy as np  # not at the top: configs are checked without it
+
         groups = list(groups)
         require(groups, "this network has no group of channels that the pruner may cut")
         staying = [group for group in groups if group.name not in vanishing]
@@ -178,6 +182,8 @@ def cuttable(network: Network, *, streams: bool = False) -> tuple[Group, ...]:
 
 def masks(network: Network, kept: Kept) -> dict[str, np.ndarray[Any, Any]]:
     """Per group a 0/1 vector (C), as `Network.cost` takes them."""
+    import numpy as np  # not at the top: configs are checked without it
+
     found = {}
     for name, channels in kept.items():
         found[name] = np.zeros(network.groups[name].size)
@@ -251,6 +257,8 @@ def _steps(
     group: Group, scores: np.ndarray[Any, Any], budget: Budget, vanishes: bool
 ) -> list[tuple[float, str, tuple[int, ...]]]:
     """What may be removed from a group, least important first, in portions that keep its width a multiple."""
+    import numpy as np  # not at the top: configs are checked without it
+
     order = np.argsort(scores, kind="stable")
     staying = set() if vanishes else set(_protected(group, order, budget))
     removable = [int(channel) for channel in order if int(channel) not in staying]
