@@ -42,6 +42,9 @@ def register() -> None:
         plugins.register(plugin)
         plugins.class_name_to_class[OURS + plugin.__name__] = plugin
     OmegaConf.register_new_resolver("workers", _workers, replace=True)
+    # Hydra would compose every job of a sweep once more, to find the mistakes that were looked for before: a third of
+    # the time of a sweep whose jobs are done.
+    BasicSweeper.validate_batch_is_legal = lambda self, batch: None  # type: ignore[method-assign]
 
 
 def check(config: DictConfig) -> None:
