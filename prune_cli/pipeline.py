@@ -135,9 +135,11 @@ def run(
 
 def _place(e: Experiment, journal: Journal | None) -> Place:
     """Where the run computes. One that goes on has as many threads as it began with: they decide the last digits."""
+    from prune_cli import team
+
     begun = journal.read("place") if journal and e.compute.threads == "auto" else None
     place = replace(replace(e.compute, threads=begun["threads"]) if begun else e.compute).resolve()
-    if journal and not begun:
+    if journal and not begun and team.is_first():
         journal.write("place", {"threads": place.threads})
     return replace(place, journal=journal)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 PATIENCE = timedelta(hours=12)  # the others wait while the first member measures
+_deciding = False  # the first member is alone with a decision: what it calls must not wait for the others
 
 
 def launched() -> bool:
@@ -63,7 +64,7 @@ def disband() -> None:
 
 
 def size() -> int:
-    if not launched():
+    if not launched() or _deciding:
         return 1
     import torch.distributed as dist
 
@@ -75,7 +76,7 @@ def rank() -> int:
 
 
 def agree(decide: Callable[[], Result]) -> Result:
-    """What the first member decides, in all members.
+    """What the first member decides, in all members; it is a team of one meanwhile.
 
     Raises:
         PruneError: the first member met an error; all raise it.
@@ -84,12 +85,16 @@ def agree(decide: Callable[[], Result]) -> Result:
         return decide()
     import torch.distributed as dist
 
+    global _deciding
     said: list[Any] = [None, None]
     if rank() == 0:
+        _deciding = True
         try:
             said[0] = decide()
         except PruneError as error:
             said[1] = str(error)
+        finally:
+            _deciding = False
     dist.broadcast_object_list(said)
     if said[1] is not None:
         raise PruneError(said[1])

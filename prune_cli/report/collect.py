@@ -11,7 +11,7 @@ from prune_cli.errors import PruneError, require
 from prune_cli.report.found import Collection, Failure, Run
 from prune_cli.report.read import line, run_of, shown, words
 
-SKIPPED = ("bases", "cache", "progress")  # rooms of an outputs folder that hold no runs
+SKIPPED = ("bases", "cache", "jobs")  # rooms of an outputs folder that hold no runs
 
 
 def collect(root: Path) -> Collection:

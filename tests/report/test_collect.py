@@ -13,7 +13,7 @@ from tests.report.factory import HOST, fail, record, session, write
 def test_runs_are_found_at_any_depth_but_not_in_stores_or_hidden_folders(tmp_path):
     for name in ("a", "runs/filter/b", "sweeps/x/0"):
         write(tmp_path / name)
-    for name in ("bases/x", "cache/y", "progress/z", ".half-written", "runs/.old/c"):
+    for name in ("bases/x", "cache/y", "jobs/z", ".half-written", "runs/.old/c"):
         write(tmp_path / name)
     assert [run.name for run in collect(tmp_path).runs] == ["a", "runs/filter/b", "sweeps/x/0"]
 
